@@ -1,0 +1,141 @@
+"""Large arrays built chunk by chunk on disk: resumable after a kill, safe for two builders.
+
+A directory holds ``data.bin`` (rows in C order), ``journal.jsonl`` (one line a finished
+chunk) while it grows, and ``meta.json`` once it is whole. Rows are appended and synced
+before their chunk is journalled, so whatever the journal says is there, is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from cxrzoo.errors import StorageError, storage_errors
+from cxrzoo.files import sha256_of_file, write_atomically
+
+Fill = Callable[[int, int], tuple[np.ndarray, dict[str, str]]]
+"""``fill(start, stop)`` returns rows ``start:stop`` and notes by row index, e.g. what failed."""
+
+
+@dataclass(frozen=True)
+class DiskArray:
+    """A finished array: ``data`` is a read-only memory map."""
+
+    data: np.ndarray
+    sha256: str
+    notes: dict[int, str]
+
+
+def open_finished(directory: Path) -> DiskArray | None:
+    """The finished array in ``directory``, or None where there is none."""
+    try:
+        meta = json.loads((directory / "meta.json").read_text())
+        size = (directory / "data.bin").stat().st_size
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
+    if size != dtype.itemsize * int(np.prod(shape)):
+        return None
+    data = (
+        np.memmap(directory / "data.bin", dtype=dtype, mode="r", shape=shape)
+        if size
+        else np.zeros(shape, dtype)
+    )
+    return DiskArray(data, meta["sha256"], {int(k): v for k, v in meta["notes"].items()})
+
+
+def open_or_build(
+    directory: Path,
+    *,
+    shape: tuple[int, ...],
+    dtype: str,
+    chunk: int,
+    fill: Fill,
+    label: str,
+) -> DiskArray:
+    """Open the array in ``directory``; build what is missing of it first, ``chunk`` rows a time.
+
+    ``label`` names it in the progress bar and in errors. Raises StorageError when the disk
+    is full; finished chunks stay, and the next call goes on behind them.
+    """
+    if (finished := open_finished(directory)) is not None:
+        return finished
+    with storage_errors(directory, label):
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / "build.lock"):
+            if open_finished(directory) is None:
+                _build(directory, shape, dtype, chunk, fill, label)
+    finished = open_finished(directory)
+    if finished is None:
+        raise StorageError(f"{label}: {directory} was changed while it was built; run again")
+    return finished
+
+
+def _build(
+    directory: Path, shape: tuple[int, ...], dtype: str, chunk: int, fill: Fill, label: str
+) -> None:
+    row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+    done, notes = _read_journal(directory)
+    _require_space(directory, (shape[0] - done) * row_bytes, label)
+    mode = "r+b" if done else "wb"
+    with (
+        (directory / "data.bin").open(mode) as data,
+        (directory / "journal.jsonl").open("a" if done else "w") as journal,
+        tqdm(total=shape[0], initial=done, desc=label, unit="img", leave=False) as bar,
+    ):
+        data.truncate(done * row_bytes)
+        data.seek(done * row_bytes)
+        for start in range(done, shape[0], chunk):
+            stop = min(start + chunk, shape[0])
+            rows, chunk_notes = fill(start, stop)
+            data.write(np.ascontiguousarray(rows, dtype=dtype).data)
+            data.flush()
+            os.fsync(data.fileno())
+            journal.write(json.dumps({"stop": stop, "notes": chunk_notes}) + "\n")
+            journal.flush()
+            notes.update(chunk_notes)
+            bar.update(stop - start)
+    meta: dict[str, Any] = {
+        "shape": shape,
+        "dtype": dtype,
+        "sha256": sha256_of_file(directory / "data.bin"),
+        "notes": notes,
+    }
+    write_atomically(directory / "meta.json", json.dumps(meta).encode())
+    (directory / "journal.jsonl").unlink(missing_ok=True)
+
+
+def _read_journal(directory: Path) -> tuple[int, dict[str, str]]:
+    """Rows finished so far and their notes; a half-written last line is dropped."""
+    done, notes, valid = 0, {}, ""
+    path = directory / "journal.jsonl"
+    if not path.exists() or not (directory / "data.bin").exists():
+        return 0, {}
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        done = entry["stop"]
+        notes.update(entry["notes"])
+        valid += line + "\n"
+    write_atomically(path, valid.encode())
+    return done, notes
+
+
+def _require_space(directory: Path, needed: int, label: str) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise StorageError(
+            f"{label} needs {needed / 1e6:,.0f} MB at {directory}, but only "
+            f"{free / 1e6:,.0f} MB are free: free some space or point CXRZOO_CACHE elsewhere"
+        )

@@ -1,0 +1,183 @@
+"""One way from any radiograph to square 8-bit grey pixels, shared by encoders and stores.
+
+Geometry: the central square, resized with antialiasing. Grey levels: 16-bit data are
+rescaled by the bit depth they use, never cast, because a cast saturates.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cxrzoo.errors import ImageError
+
+VERSION = 1
+"""Raise it when any line below changes a pixel: it is part of every store's key."""
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_DEPTHS_BITS = (8, 10, 12, 14, 16)
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
+
+
+def read(source: Path | bytes, name: str) -> np.ndarray:
+    """Decode a file's content to grey.
+
+    Args:
+        source: a path, or the encoded bytes.
+        name: how errors call the image.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ImageError: the file is absent, empty, truncated or not an image.
+    """
+    try:
+        if _is_dicom(source, name):
+            return _read_dicom(source, name)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image.load()
+            return grey8(image)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error ...
+        raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
+
+
+def grey8(image: Any) -> np.ndarray:
+    """Turn one image into 8-bit grey.
+
+    Args:
+        image: a path, a PIL image, a pydicom dataset, or a numpy array or torch tensor of
+            shape (H, W), (1, H, W), (3, H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
+            integers of 8 to 16 bits, or floats in [0, 1].
+
+    Returns:
+        (H, W) uint8. Colour becomes luma; an alpha channel is dropped.
+    """
+    if isinstance(image, str | Path):
+        return read(Path(image), str(image))
+    if isinstance(image, Image.Image):
+        return _grey8_pil(image)
+    if hasattr(image, "PhotometricInterpretation"):
+        return _grey8_dicom(image, "DICOM dataset")
+    if hasattr(image, "detach"):  # a torch tensor, without importing torch
+        image = image.detach().cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"expected a path, PIL image, pydicom dataset, numpy array or torch tensor, "
+            f"got {type(image).__name__}"
+        )
+    return _levels(_one_channel(image))
+
+
+def fit(grey: np.ndarray, size_px: int, interpolation: str = "bilinear") -> np.ndarray:
+    """The central square of a (H, W) uint8 image, resized to (size_px, size_px)."""
+    height, width = grey.shape
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    if side == size_px:
+        return np.ascontiguousarray(grey[top : top + side, left : left + side])
+    box = (left, top, left + side, top + side)
+    resized = Image.fromarray(grey).resize((size_px, size_px), INTERPOLATIONS[interpolation], box)
+    return np.asarray(resized)
+
+
+def _grey8_pil(image: Image.Image) -> np.ndarray:
+    if image.mode in ("L", "1", "LA", "La"):
+        return np.asarray(image.convert("L"))
+    if image.mode.startswith("I") or image.mode == "F":
+        return _levels(np.asarray(image))
+    return np.asarray(image.convert("RGB").convert("L"))
+
+
+def _one_channel(image: np.ndarray) -> np.ndarray:
+    """(H, W) from any accepted layout; colour keeps its range as float luma."""
+    if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3, 4):
+        image = np.moveaxis(image, 0, 2)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        luma = image[:, :, :3].astype(np.float32) @ _LUMA
+        return luma if image.dtype.kind == "f" else np.rint(luma).astype(image.dtype)
+    if image.ndim != 2 or 0 in image.shape:
+        raise ImageError(
+            f"expected one image of shape (H, W), (1|3, H, W) or (H, W, 1|3|4), got {image.shape}"
+        )
+    return image
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """(H, W) of any number type to uint8 by the range that type stands for."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
+    low, high = float(image.min()), float(image.max())
+    if image.dtype.kind == "f":
+        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # False for NaN too
+            raise ImageError(
+                f"float pixels must lie in [0, 1], got [{low:g}, {high:g}]; "
+                "rescale them, or pass the integers they came from"
+            )
+        return np.rint(image * 255.0).clip(0, 255).astype(np.uint8)
+    bits = next((b for b in _DEPTHS_BITS if high < 2**b), None)
+    if low < 0 or bits is None:
+        raise ImageError(
+            f"integer pixels must lie in [0, 65535], got [{low:g}, {high:g}]; "
+            "apply the rescale slope and intercept first"
+        )
+    grey: np.ndarray = np.rint(image.astype(np.float32) * (255.0 / (2**bits - 1))).astype(np.uint8)
+    return grey
+
+
+def _is_dicom(source: Path | bytes, name: str) -> bool:
+    if name.lower().endswith((".dcm", ".dicom")):
+        return True
+    if isinstance(source, bytes):
+        return source[128:132] == b"DICM"
+    return False
+
+
+def _read_dicom(source: Path | bytes, name: str) -> np.ndarray:
+    try:
+        import pydicom
+    except ImportError:
+        raise ImageError(
+            f"{name}: reading DICOM needs pydicom: pip install 'cxrzoo[dicom]'"
+        ) from None
+    dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return _grey8_dicom(dataset, name)
+
+
+def _grey8_dicom(dataset: Any, name: str) -> np.ndarray:
+    """Modality and window look-ups as in a viewer; MONOCHROME1 (white is low) is inverted."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+    pixels = dataset.pixel_array
+    if pixels.ndim != 2:
+        raise ImageError(f"{name}: expected one grey frame, got pixels of shape {pixels.shape}")
+    values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    unit = (values - low) / max(high - low, 1e-6)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        unit = 1.0 - unit
+    grey: np.ndarray = np.rint(unit * 255.0).astype(np.uint8)
+    return grey
+
+
+def _short(error: Exception) -> str:
+    text = str(error).split("\n")[0]
+    # Pillow prints the object's address for bytes; it says nothing to a reader.
+    return "unknown or empty content" if "cannot identify" in text else text or type(error).__name__

@@ -1,0 +1,146 @@
+"""The model card: the one place that says what an encoder is.
+
+A card is a README.md whose YAML front matter follows ``Card``. Top-level keys that the
+Hugging Face Hub reads (license, library_name, pipeline_tag, tags, datasets, base_model)
+carry the Hub's own names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from cxrzoo.errors import CardError
+from cxrzoo.images import INTERPOLATIONS
+from cxrzoo.schema import Strict, parse_yaml, plain_lines
+
+CARD_FILE = "README.md"
+CONFIG_FILE = "config.json"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Method = Literal["none", "supervised", "moco", "simclr", "byol", "swav", "barlow", "unknown"]
+
+
+class Stage(Strict):
+    """One step of a pretraining strategy; None where a fact is not known or not yet fixed."""
+
+    method: Method
+    data: str | None = Field(description="dataset id, e.g. imagenet-1k, cxr-pool")
+    init: str = Field(description="'random', or the strategy whose weights the stage starts from")
+    num_images: int | None = None
+    resolution_px: int | None = None
+    epochs: float | None = None
+    source: str | None = Field(None, description="where the recipe comes from")
+
+
+class InputContract(Strict):
+    """What the backbone expects: pixels scaled to ``range``, then (x - mean) / std."""
+
+    channels: Literal[1, 3] = 3
+    size_px: int = Field(ge=32, le=1024)
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputContract:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} values each (input.channels)")
+        if min(self.std) <= 0 or self.range[0] >= self.range[1]:
+            raise ValueError("std must be positive and range increasing")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}")
+        return self
+
+
+class Weights(Strict):
+    """Where the weights are. ``file`` lies beside the card; ``seed`` draws them instead."""
+
+    file: str | None = None
+    seed: int | None = None
+    sha256: Sha256
+    repo_id: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Weights:
+        if (self.file is None) == (self.seed is None):
+            raise ValueError("exactly one of file and seed says where the weights come from")
+        if self.file is not None and not self.file.endswith(".safetensors"):
+            raise ValueError("file must be a .safetensors file: pickles run code when opened")
+        return self
+
+
+class PretrainingData(Strict):
+    """A dataset the weights have seen, for the exposure of benchmarks to it."""
+
+    dataset: str
+    split: str | None = None
+    labels_seen: bool | None = None
+
+
+class Card(Strict):
+    """Front matter of a model card."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/._@-]*$")]
+    arch: str = Field(description="a timm architecture")
+    tier: Literal["lite", "resnet50"] | None = None
+    strategy: tuple[Stage, ...] = Field(min_length=1)
+    input: InputContract
+    license: str | None = None
+    provenance: str
+    weights: Weights | None = None
+    pretraining_data: tuple[PretrainingData, ...] | None = None
+    library_name: str | None = None
+    pipeline_tag: str | None = None
+    tags: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights exist at all, at hand or on the Hub."""
+        return self.weights is not None
+
+    @property
+    def chain(self) -> str:
+        """The strategy in one line: ``supervised on imagenet-1k -> moco on cxr-pool``."""
+        return " -> ".join(
+            "random initialisation" if s.method == "none" else f"{s.method} on {s.data or '?'}"
+            for s in self.strategy
+        )
+
+
+def read_card(directory: Path) -> Card:
+    """Read and check ``directory``/README.md; raises CardError naming the file and the field."""
+    path = directory / CARD_FILE
+    try:
+        front, _ = split_front_matter(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CardError(
+            f"{directory} is not a model card directory: no {CARD_FILE} in it"
+        ) from None
+    except ValueError as error:
+        raise CardError(f"{path}: {error}") from None
+    return parse_card(front, str(path))
+
+
+def parse_card(front: dict[str, Any], where: str) -> Card:
+    """Check front matter; ``where`` is how errors call its place."""
+    try:
+        return Card.model_validate(front)
+    except ValidationError as error:
+        raise CardError(plain_lines(error, where)) from None
+
+
+def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """A card's front matter and the text behind it; raises ValueError when there is none."""
+    if not text.startswith("---\n") or "\n---" not in text[4:]:
+        raise ValueError("no YAML front matter between two lines of '---' at the top")
+    header, body = text[4:].split("\n---", 1)
+    front = parse_yaml(header)
+    if not isinstance(front, dict):
+        raise ValueError("front matter must be a mapping")
+    return front, body.lstrip("-").lstrip("\n")

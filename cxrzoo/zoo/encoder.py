@@ -1,0 +1,350 @@
+"""Encoders: a backbone, its weights, and the input contract that belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from cxrzoo import images
+from cxrzoo.errors import CxrzooError, UnknownNameError, WeightsError
+from cxrzoo.zoo import registry
+from cxrzoo.zoo.card import (
+    CONFIG_FILE,
+    Card,
+    InputContract,
+    Stage,
+    parse_card,
+    read_card,
+)
+
+GOLDEN_TOLERANCE = 1e-3
+"""Largest deviation from the golden output, relative to its largest value: float32 kernels of
+other processors differ by about 1e-5, another resize or normalisation by far more."""
+_GOLDEN_STRIDE = 20
+
+
+class Encoder(nn.Module):
+    """Maps images to features.
+
+    Attributes:
+        card: the model card; says everything about the encoder.
+        num_features: D, the length of one feature vector.
+        weights_sha256: of the weights file, or of the drawn weights where there is no file.
+    """
+
+    def __init__(self, card: Card, backbone: nn.Module, weights_sha256: str) -> None:
+        super().__init__()
+        self.card = card
+        self.backbone = backbone
+        self.weights_sha256 = weights_sha256
+        self.num_features = int(cast(Any, backbone).num_features)
+        low, high = card.input.range
+        mean, std = torch.tensor(card.input.mean), torch.tensor(card.input.std)
+        # (x/255 * (high - low) + low - mean) / std, as one multiplication and one addition
+        self.register_buffer("_scale", ((high - low) / 255.0 / std).view(1, -1, 1, 1), False)
+        self.register_buffer("_shift", ((low - mean) / std).view(1, -1, 1, 1), False)
+        self.eval()
+
+    @classmethod
+    def from_module(
+        cls, module: nn.Module, *, name: str, num_features: int, contract: InputContract
+    ) -> Encoder:
+        """Wrap your own module, which maps (N, C, S, S) to (N, num_features), for ``evaluate``."""
+        if not hasattr(module, "num_features"):
+            cast(Any, module).num_features = num_features
+        card = Card(
+            name=name,
+            arch=type(module).__name__,
+            strategy=(Stage(method="unknown", data=None, init="unknown"),),
+            input=contract,
+            provenance="module given by the caller",
+        )
+        return cls(card, module, sha256_of_state(module))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of prepared images: (N, C, S, S) float32 to (N, D)."""
+        return cast(Tensor, self.backbone(x))
+
+    def preprocess(self, batch: Any) -> Tensor:
+        """Prepare raw images.
+
+        Args:
+            batch: one image, or a sequence or stacked array of them, each as
+                ``cxrzoo.images.grey8`` accepts it: a path, PIL, numpy or torch; grey or RGB;
+                8 or 16 bit.
+
+        Returns:
+            (N, C, S, S) float32 on the encoder's device.
+
+        Raises:
+            ImageError: an image cannot be read or has pixels out of range.
+        """
+        contract = self.card.input
+        grey = [images.grey8(one) for one in _as_list(batch)]
+        fitted = [images.fit(one, contract.size_px, contract.interpolation) for one in grey]
+        return self.normalize(torch.from_numpy(np.stack(fitted)).to(self.device))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(N, S, S) or (N, 1, S, S) grey levels 0..255 to the backbone's (N, C, S, S) input."""
+        if pixels.ndim == 3:
+            pixels = pixels.unsqueeze(1)
+        return torch.addcmul(self._shift, pixels.float(), self._scale)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """The device the encoder lives on."""
+        return cast(Tensor, self._scale).device
+
+
+def load(name: str) -> Encoder:
+    """Load an encoder, in eval mode, with strictly checked weights.
+
+    Args:
+        name: a zoo name (``supervised-imagenet``), a directory in the card shape
+            (``./my-encoder``), or ``timm:arch.tag``.
+
+    Raises:
+        UnknownNameError: no such encoder.
+        CardError: its card is malformed.
+        WeightsError: its weights do not exist yet, have another sha256, do not fit the
+            architecture, or do not reproduce the golden output.
+    """
+    if name.startswith("timm:"):
+        return _load_timm(name)
+    card, directory = locate(name)
+    return load_from(card, directory)
+
+
+def locate(name: str) -> tuple[Card, Path]:
+    """The card of a zoo name or of a local card directory, and its directory."""
+    if name not in registry.list_encoders() and ("/" in name or Path(name).is_dir()):
+        if ":" in name.split("/")[0]:
+            raise UnknownNameError("encoder scheme", name.split(":")[0] + ":", ["timm:"])
+        return read_card(Path(name)), Path(name)
+    return registry.find(name)
+
+
+def load_from(card: Card, directory: Path) -> Encoder:
+    """Build the encoder of ``card`` with the weights in ``directory``, and check it."""
+    if card.weights is None:
+        raise WeightsError(how_to_train(card))
+    if card.weights.file is None:
+        backbone = draw_backbone(card.arch, card.input.channels, cast(int, card.weights.seed))
+        encoder = Encoder(card, backbone, card.weights.sha256)
+    else:
+        encoder = _load_file(card, directory / card.weights.file, card.weights.sha256)
+    _check_golden(encoder, directory / CONFIG_FILE)
+    return encoder
+
+
+def how_to_train(card: Card) -> str:
+    """Why an encoder without weights cannot be loaded, and how it is trained."""
+    steps = [
+        f"  {i}. {s.method} on {s.data}, starting from {s.init}"
+        for i, s in enumerate(card.strategy, 1)
+    ]
+    return "\n".join(
+        [
+            f"'{card.name}' has no weights yet. Its strategy:",
+            *steps,
+            f"It is trained with `cxrzoo pretrain {card.name} --tier {card.tier}`, "
+            "a command that this version does not have yet.",
+        ]
+    )
+
+
+def draw_backbone(arch: str, channels: int, seed: int) -> nn.Module:
+    """A timm backbone with weights drawn from ``seed``, without touching the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_backbone(arch, channels)
+
+
+def create_backbone(arch: str, channels: int = 3) -> nn.Module:
+    """A timm architecture without its classifier; raises WeightsError for an unknown one."""
+    try:
+        return timm.create_model(arch, num_classes=0, in_chans=channels)
+    except RuntimeError as error:
+        raise WeightsError(f"timm cannot build architecture '{arch}': {error}") from None
+
+
+def sha256_of_state(module: nn.Module) -> str:
+    """sha256 of a module's state as safetensors would store it."""
+    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    return hashlib.sha256(serialise(state)).hexdigest()
+
+
+def golden_input() -> np.ndarray:
+    """(150, 128, 3) uint8: a fixed image that is neither square, grey nor of the input's size."""
+    y, x, c = np.meshgrid(np.arange(150), np.arange(128), np.arange(3), indexing="ij")
+    waves = x * (3 + c) + y * (5 - c) + (x * y) // 37 + 40 * ((x // 16 + y // 16) % 2)
+    image: np.ndarray = (waves % 256).astype(np.uint8)
+    return image
+
+
+def golden_output(encoder: Encoder) -> list[float]:
+    """Every 20th feature of the golden input, computed on the encoder's device."""
+    with torch.inference_mode():
+        features = encoder(encoder.preprocess(golden_input()))[0]
+    return [float(v) for v in features[::_GOLDEN_STRIDE].double().cpu()]
+
+
+def config_of(encoder: Encoder) -> dict[str, Any]:
+    """What ``config.json`` beside a card holds: architecture and golden output."""
+    return {
+        "architecture": encoder.card.arch,
+        "num_classes": 0,
+        "num_features": encoder.num_features,
+        "golden": {
+            "input": "cxrzoo.zoo.encoder.golden_input",
+            "stride": _GOLDEN_STRIDE,
+            "features": [float(f"{v:.6g}") for v in golden_output(encoder)],
+        },
+    }
+
+
+def load_strictly(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Load ``state`` as float32; every key and shape must match, else WeightsError lists them."""
+    wanted = backbone.state_dict()
+    problems = [f"missing {k}" for k in wanted if k not in state]
+    problems += [f"unexpected {k}" for k in state if k not in wanted]
+    problems += [
+        f"{k} has shape {tuple(v.shape)}, not {tuple(wanted[k].shape)}"
+        for k, v in state.items()
+        if k in wanted and v.shape != wanted[k].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:6]) + (
+            f"; and {len(problems) - 6} more" if problems[6:] else ""
+        )
+        raise WeightsError(f"{where} does not fit the architecture: {shown}")
+    backbone.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True
+    )
+
+
+def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; anything else, a pickle above all, is refused unread."""
+    try:
+        return parse_safetensors(content)
+    except SafetensorError as error:
+        kind = "a pickle" if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged"
+        raise WeightsError(
+            f"{where} is not a safetensors file ({kind}: {error}); "
+            "`cxrzoo convert` turns trusted checkpoints into safetensors"
+        ) from None
+
+
+def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"'{card.name}': weights file {path} is missing") from None
+    actual = hashlib.sha256(content).hexdigest()
+    state = read_safetensors(content, str(path))
+    if actual != sha256:
+        raise WeightsError(
+            f"{path} has sha256 {actual}, but the card of '{card.name}' says {sha256}: "
+            "the file or the card was changed; fetch both again"
+        )
+    backbone = create_backbone(card.arch, card.input.channels)
+    load_strictly(backbone, state, str(path))
+    return Encoder(card, backbone, sha256)
+
+
+def _check_golden(encoder: Encoder, path: Path) -> None:
+    try:
+        expected = np.array(json.loads(path.read_text())["golden"]["features"])
+    except FileNotFoundError:
+        raise WeightsError(
+            f"'{encoder.card.name}': {path} with the golden output is missing"
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: no golden output in it ({error!r})") from None
+    actual = np.array(golden_output(encoder))
+    if actual.shape != expected.shape:
+        raise WeightsError(f"{path}: golden output has {expected.size} values, not {actual.size}")
+    deviation = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
+    if not deviation <= GOLDEN_TOLERANCE:
+        raise WeightsError(
+            f"'{encoder.card.name}' does not reproduce its golden output (deviation "
+            f"{deviation:.2g}, allowed {GOLDEN_TOLERANCE:g}): preprocessing, torch "
+            f"{torch.__version__} or timm {timm.__version__} is not what the encoder was made with"
+        )
+
+
+def _load_timm(name: str) -> Encoder:
+    """A pretrained timm model, pinned by its tag; safetensors from the Hub or its cache only."""
+    model_name = name.removeprefix("timm:")
+    known = timm.list_pretrained()
+    if model_name not in known:
+        tags = [m for m in known if m.split(".")[0] == model_name]
+        raise UnknownNameError("timm model (arch.tag)", model_name, tags or known)
+    config = cast(Any, timm.get_pretrained_cfg(model_name))
+    path, revision = _fetch_timm(name, config.hf_hub_id)
+    content = path.read_bytes()
+    classifiers = [config.classifier] if isinstance(config.classifier, str) else config.classifier
+    state = {
+        key: value
+        for key, value in read_safetensors(content, str(path)).items()
+        if key.rsplit(".", 1)[0] not in (classifiers or ())
+    }
+    backbone = create_backbone(model_name.split(".")[0])
+    load_strictly(backbone, state, str(path))
+    card = parse_card(
+        {
+            "name": name,
+            "arch": model_name.split(".")[0],
+            "strategy": [{"method": "unknown", "data": None, "init": "unknown"}],
+            "input": {
+                "size_px": config.input_size[-1],
+                "mean": config.mean,
+                "std": config.std,
+                "interpolation": config.interpolation,
+            },
+            "license": config.license,
+            "provenance": f"hf:{config.hf_hub_id}@{revision}",
+        },
+        name,
+    )
+    return Encoder(card, backbone, hashlib.sha256(content).hexdigest())
+
+
+def _fetch_timm(name: str, repo_id: str | None) -> tuple[Path, str]:
+    """The model's safetensors file from the Hub's cache or the Hub, and its commit."""
+    from huggingface_hub import hf_hub_download
+
+    if not repo_id:
+        raise WeightsError(f"'{name}' is not on the Hub, so its weights cannot be fetched safely")
+    try:
+        path = Path(hf_hub_download(repo_id, "model.safetensors"))
+    except Exception as error:  # the client raises its own, httpx's and the system's errors
+        reason = str(error).split("\n")[0]
+        raise WeightsError(
+            f"'{name}': model.safetensors of {repo_id} is not in the Hub cache and could not be "
+            f"fetched ({type(error).__name__}: {reason})"
+        ) from error
+    return path, path.parent.name
+
+
+def _as_list(batch: Any) -> list[Any]:
+    """A batch as a list of single images."""
+    if isinstance(batch, list | tuple):
+        if not batch:
+            raise CxrzooError("preprocess got an empty list of images")
+        return list(batch)
+    ndim = getattr(batch, "ndim", None)
+    single_rgb = ndim == 3 and (batch.shape[0] in (1, 3) or batch.shape[2] in (1, 3, 4))
+    if ndim == 4 or (ndim == 3 and not single_rgb):
+        return list(batch)
+    return [batch]

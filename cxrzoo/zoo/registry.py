@@ -1,0 +1,49 @@
+"""Which encoders there are: the packaged cards, and those that other packages bring.
+
+Reads cards only; weights and torch belong to ``cxrzoo.zoo.encoder``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cxrzoo import resources
+from cxrzoo.errors import UnknownNameError
+from cxrzoo.plugins import with_plugins
+from cxrzoo.zoo.card import CARD_FILE, Card, read_card
+
+ENTRY_POINTS = "cxrzoo.encoders"
+"""An entry point of this group names a folder of card directories, as a path or a callable."""
+
+
+def list_encoders() -> list[str]:
+    """Names of all encoders of the zoo, with or without weights, sorted."""
+    return sorted(_directories())
+
+
+def find(name: str) -> tuple[Card, Path]:
+    """The card of a zoo encoder and the directory it lies in; raises UnknownNameError."""
+    directories = _directories()
+    if name not in directories:
+        raise UnknownNameError("encoder", name, directories)
+    return read_card(directories[name]), directories[name]
+
+
+def at_hand(card: Card, directory: Path) -> bool:
+    """Whether ``load`` needs no network: seeded weights, or a file beside the card."""
+    if card.weights is None:
+        return False
+    return card.weights.file is None or (directory / card.weights.file).is_file()
+
+
+def encoders_at_hand() -> list[str]:
+    """Names of the encoders that load without the network, sorted."""
+    return [name for name in list_encoders() if at_hand(*find(name))]
+
+
+def _directories() -> dict[str, Path]:
+    return with_plugins(_cards(resources.MODEL_CARDS), ENTRY_POINTS, _cards)
+
+
+def _cards(folder: Path) -> dict[str, Path]:
+    return {path.parent.name: path.parent for path in folder.glob(f"*/{CARD_FILE}")}
