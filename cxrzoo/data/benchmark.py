@@ -151,6 +151,21 @@ def find(name: str) -> Benchmark:
     return read_benchmark(files[name])
 
 
+def at_hand(data_root: Path | str | None) -> list[str]:
+    """Benchmarks whose folders exist below the data root; the phantom where there is none."""
+    if data_root is None:
+        return ["phantom"]
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DataError(f"data root {root} does not exist or is not a directory")
+    found = []
+    for name in list_benchmarks():
+        wanted = sources.folders(find(name).source)
+        if wanted and all((root / folder).is_dir() for folder in wanted):
+            found.append(name)
+    return found or ["phantom"]
+
+
 def read_benchmark(path: Path) -> Benchmark:
     """Read and check a benchmark file; raises DataError naming the file and the field."""
     try:

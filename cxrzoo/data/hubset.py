@@ -70,6 +70,10 @@ class HubImages:
     def key(self) -> str:
         return hash_lines(self._ids, self._stamps)
 
+    @property
+    def missing(self) -> int:
+        return 0
+
 
 def read_hub(
     source: HubSource, labels: tuple[str, ...], root: Path, stamps: dict[str, str]

@@ -59,6 +59,11 @@ class Images(Protocol):
         """Changes whenever a pixel might."""
         ...
 
+    @property
+    def missing(self) -> int:
+        """How many of them have no file."""
+        ...
+
 
 class FileImages:
     """Images in files below a folder."""
@@ -76,6 +81,10 @@ class FileImages:
     @property
     def key(self) -> str:
         return hash_lines(self._files, self._stamps)
+
+    @property
+    def missing(self) -> int:
+        return int((self._stamps == "").sum())
 
 
 def stamp(path: Path) -> str:
@@ -103,7 +112,5 @@ def column_of(frame: Any, column: str, where: Path) -> Any:
 def text_column(frame: Any, column: str, where: Path) -> np.ndarray:
     """A column as text, empty where it has no value."""
     series = column_of(frame, column, where)
-    return np.array(
-        ["" if missing else str(v) for v, missing in zip(series, series.isna(), strict=True)],
-        dtype=str,
-    )
+    values = zip(series, series.isna(), strict=True)
+    return np.array(["" if missing else str(value) for value, missing in values], dtype=str)

@@ -101,6 +101,10 @@ class PhantomImages:
     def key(self) -> str:
         return hash_lines(self._ids, np.full(len(self._ids), _phantom_stamp()))
 
+    @property
+    def missing(self) -> int:
+        return 0
+
 
 def _read_phantom(labels: tuple[str, ...]) -> Rows:
     studies = phantom.studies()

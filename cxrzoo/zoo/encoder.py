@@ -24,7 +24,6 @@ from cxrzoo.zoo.card import (
     InputContract,
     Stage,
     parse_card,
-    read_card,
 )
 
 GOLDEN_TOLERANCE = 1e-3
@@ -121,17 +120,8 @@ def load(name: str) -> Encoder:
     """
     if name.startswith("timm:"):
         return _load_timm(name)
-    card, directory = locate(name)
+    card, directory = registry.locate(name)
     return load_from(card, directory)
-
-
-def locate(name: str) -> tuple[Card, Path]:
-    """The card of a zoo name or of a local card directory, and its directory."""
-    if name not in registry.list_encoders() and ("/" in name or Path(name).is_dir()):
-        if ":" in name.split("/")[0]:
-            raise UnknownNameError("encoder scheme", name.split(":")[0] + ":", ["timm:"])
-        return read_card(Path(name)), Path(name)
-    return registry.find(name)
 
 
 def load_from(card: Card, directory: Path) -> Encoder:

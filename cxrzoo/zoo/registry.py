@@ -29,6 +29,15 @@ def find(name: str) -> tuple[Card, Path]:
     return read_card(directories[name]), directories[name]
 
 
+def locate(name: str) -> tuple[Card, Path]:
+    """The card of a zoo name or of a local card directory, and its directory."""
+    if name not in list_encoders() and ("/" in name or Path(name).is_dir()):
+        if ":" in name.split("/")[0]:
+            raise UnknownNameError("encoder scheme", name.split(":")[0] + ":", ["timm:"])
+        return read_card(Path(name)), Path(name)
+    return find(name)
+
+
 def at_hand(card: Card, directory: Path) -> bool:
     """Whether ``load`` needs no network: seeded weights, or a file beside the card."""
     if card.weights is None:

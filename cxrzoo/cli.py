@@ -1,0 +1,367 @@
+"""The command line: parses, calls the library, prints. Heavy imports stay inside commands.
+
+Results go to stdout, progress and messages to stderr. Exit status 2 is wrong usage, 1 anything
+else that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from cxrzoo import __version__
+from cxrzoo.errors import CxrzooError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    envvar="CXRZOO_DATA",
+    help="Folder that holds one folder of images per benchmark; else CXRZOO_DATA.",
+)
+_WORKERS = click.option("--workers", type=click.IntRange(1), help="Decoding threads.")
+
+
+class _Group(click.Group):
+    """Prints this package's own errors as one plain message."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CxrzooError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo(
+                "interrupted; what was finished is kept, run the same command again to go on",
+                err=True,
+            )
+            ctx.exit(130)
+
+
+def _names(kind: str) -> Any:
+    """Completion of encoder or benchmark names, from the catalogue on disk."""
+
+    def complete(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+        return [CompletionItem(n) for n in _catalogue(kind) if n.startswith(start)]
+
+    return complete
+
+
+def _catalogue(kind: str) -> list[str]:
+    if kind == "encoders":
+        from cxrzoo.zoo.registry import list_encoders
+
+        return list_encoders()
+    if kind == "benchmarks":
+        from cxrzoo.data.benchmark import list_benchmarks
+
+        return list_benchmarks()
+    from cxrzoo.evaluate.protocol import PROTOCOLS
+
+    return list(PROTOCOLS)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Chest-X-ray encoders, one per pretraining strategy, compared at fixed label budgets."""
+
+
+@main.command("list")
+@click.argument(
+    "kind", type=click.Choice(["encoders", "benchmarks", "protocols"]), default="encoders"
+)
+@_JSON
+def list_command(kind: str, as_json: bool) -> None:
+    """List encoders, benchmarks or protocols."""
+    rows = {"encoders": _encoder_rows, "benchmarks": _benchmark_rows, "protocols": _protocol_rows}
+    _print_rows(rows[kind](), as_json)
+
+
+@main.command("info")
+@click.argument("name", shell_complete=_names("encoders"))
+@_JSON
+def info_command(name: str, as_json: bool) -> None:
+    """Show the card of an encoder, a benchmark's description or a protocol's settings."""
+    import yaml
+
+    content = _info(name)
+    if as_json:
+        click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        click.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=96).rstrip())
+
+
+@main.group("data")
+def data_group() -> None:
+    """See, prepare and check the benchmarks' images."""
+
+
+@data_group.command("status")
+@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
+@_DATA_ROOT
+@_JSON
+def data_status(names: tuple[str, ...], data_root: Path | None, as_json: bool) -> None:
+    """Say for each benchmark whether its images are there, and how to get them."""
+    from dataclasses import asdict
+
+    from cxrzoo.data.inspect import status
+
+    rows = [asdict(status(n, data_root)) for n in names or _catalogue("benchmarks")]
+    _print_rows(rows, as_json)
+
+
+@data_group.command("prepare")
+@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
+@_DATA_ROOT
+@click.option("--size", "size_px", default=128, show_default=True, help="Side in pixels.")
+@_WORKERS
+@click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
+def data_prepare(
+    names: tuple[str, ...],
+    data_root: Path | None,
+    size_px: int,
+    workers: int | None,
+    exclude_bad: bool,
+) -> None:
+    """Decode and resize all images once."""
+    from cxrzoo.data.benchmark import at_hand, open_benchmark
+    from cxrzoo.data.store import prepare
+
+    for name in names or at_hand(data_root):
+        table = open_benchmark(name, data_root, exclude_bad=exclude_bad)
+        started = time.perf_counter()
+        prepare(table, size_px, "bilinear", workers=workers, exclude_bad=exclude_bad)
+        seconds = time.perf_counter() - started
+        click.echo(f"{name}: {len(table):,} images at {size_px} px in {seconds:.1f} s")
+
+
+@data_group.command("check")
+@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
+@_DATA_ROOT
+@click.option("--size", "size_px", default=128, show_default=True, help="Side in pixels.")
+@_WORKERS
+@_JSON
+def data_check(
+    names: tuple[str, ...],
+    data_root: Path | None,
+    size_px: int,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Decode every image, check labels and patients; exit 1 when something is wrong."""
+    from cxrzoo.data.benchmark import at_hand
+    from cxrzoo.data.inspect import check
+
+    found, failures = [], []
+    for name in names or at_hand(data_root):
+        try:
+            found.append(check(name, data_root, size_px, workers))
+            failures += [f"{name}: {problem}" for problem in found[-1].problems]
+        except CxrzooError as error:
+            failures.append(str(error))
+    if as_json:
+        click.echo(json.dumps([c.as_dict() for c in found], indent=1))
+    for result in () if as_json else found:
+        parts = ", ".join(f"{s} {n['images']:,}" for s, n in result.splits.items())
+        click.echo(
+            f"{result.name} v{result.version}: {result.images:,} images, {result.patients:,} "
+            f"patients; {result.split}; {parts}"
+        )
+        for label in next(iter(result.prevalence.values())):
+            shares = "  ".join(f"{s} {_percent(p[label])}" for s, p in result.prevalence.items())
+            click.echo(f"  {label:20} {shares}")
+    if failures:
+        raise CxrzooError("\n".join([f"{len(failures)} problems:", *failures]))
+
+
+@main.command("eval")
+@click.option("-e", "--encoder", "encoders", multiple=True, shell_complete=_names("encoders"))
+@click.option("-b", "--benchmark", "benchmarks", multiple=True, shell_complete=_names("benchmarks"))
+@click.option("--budget", "budgets", multiple=True, required=True, help="Images, or full.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--protocol", help="linear, finetune, or a version; on a CPU linear by default.")
+@_DATA_ROOT
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="runs", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@_WORKERS
+@click.option("--overwrite", is_flag=True, help="Compute finished cells again.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and how long it would take.")
+@click.option("--limit", type=click.IntRange(10), help="Images of each split, for a quick look.")
+@click.option("--offline", is_flag=True, help="Never ask the Hub.")
+@click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
+@_JSON
+def eval_command(
+    encoders: tuple[str, ...],
+    benchmarks: tuple[str, ...],
+    budgets: tuple[str, ...],
+    protocol: str | None,
+    device: str,
+    dry_run: bool,
+    offline: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Adapt encoders to benchmarks at label budgets and print the table.
+
+    Without -e every encoder whose weights are at hand; without -b every benchmark whose images
+    are at hand, else the phantom. Finished cells are not computed again.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+    started = time.perf_counter()
+    from cxrzoo.device import peak_memory_mb, pick
+    from cxrzoo.evaluate import estimate, sweep
+    from cxrzoo.evaluate import protocol as protocols
+    from cxrzoo.report.tables import table
+
+    place = pick(device)
+    grid = sweep.Sweep(
+        encoders=encoders or None,
+        benchmarks=benchmarks or None,
+        budgets=[_budget(b) for b in budgets],
+        protocol=protocols.find(protocol or ("linear" if place.type == "cpu" else "finetune")),
+        device=place,
+        **settings,
+    )
+    planned = grid.plan(decode=not dry_run)
+    if dry_run:
+        return _print_plan(planned, estimate.describe(grid, planned), as_json)
+    if protocol is None:
+        click.echo(estimate.default_protocol_note(grid, planned), err=True)
+    result = grid.run(planned)
+    click.echo(
+        f"{result.computed} cells computed, {result.cached} already there, "
+        f"{len(result.failures)} failed; {time.perf_counter() - started:.1f} s, peak memory "
+        f"{peak_memory_mb(place):,.0f} MB; records in {grid.output}",
+        err=True,
+    )
+    if result.records:
+        click.echo(table(result.records, "json" if as_json else "github"))
+    if result.failures:
+        raise CxrzooError("\n".join([f"{len(result.failures)} cells failed:", *result.failures]))
+
+
+@main.command("table")
+@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["github", "latex", "html", "csv", "json"]),
+    default="github",
+    show_default=True,
+)
+def table_command(directories: tuple[Path, ...], format_name: str) -> None:
+    """Print the records below one or more folders as a table."""
+    from cxrzoo.evaluate.record import read_records
+    from cxrzoo.report.tables import table
+
+    click.echo(table(read_records(directories), format_name))
+
+
+@main.command("convert")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", required=True, help="Where the checkpoint comes from.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+def convert_command(source: Path, format_name: str, output: Path) -> None:
+    """Turn a checkpoint into safetensors in the card directory OUTPUT, and update its card."""
+    from cxrzoo.zoo.convert import convert
+
+    encoder = convert(source, format_name, output)
+    click.echo(f"{encoder.card.name}: {output} sha256 {encoder.weights_sha256}")
+
+
+def _encoder_rows() -> list[dict[str, Any]]:
+    from cxrzoo.zoo.registry import at_hand, find
+
+    found = [find(name) for name in _catalogue("encoders")]
+    return [
+        {
+            "name": card.name,
+            "weights": _where(card.has_weights, at_hand(card, folder)),
+            "tier": card.tier,
+            "strategy": card.chain,
+        }
+        for card, folder in found
+    ]
+
+
+def _where(exist: bool, here: bool) -> str:
+    return "at hand" if here else "on the Hub" if exist else "none yet"
+
+
+def _benchmark_rows() -> list[dict[str, Any]]:
+    from cxrzoo.data.benchmark import find
+
+    found = [find(name) for name in _catalogue("benchmarks")]
+    return [
+        {"name": b.name, "version": b.version, "labels": len(b.labels), "title": b.title}
+        for b in found
+    ]
+
+
+def _protocol_rows() -> list[dict[str, Any]]:
+    from cxrzoo.evaluate.protocol import PROTOCOLS
+
+    return [{"name": p.name, "trials": p.trials, "summary": p.summary} for p in PROTOCOLS.values()]
+
+
+def _info(name: str) -> dict[str, Any]:
+    from cxrzoo.errors import UnknownNameError
+
+    if name in _catalogue("benchmarks"):
+        from cxrzoo.data.benchmark import find as find_benchmark
+
+        return find_benchmark(name).model_dump(mode="json")
+    if name in _catalogue("protocols"):
+        from cxrzoo.evaluate.protocol import find as find_protocol
+
+        return find_protocol(name).model_dump(mode="json")
+    from cxrzoo.zoo.registry import locate
+
+    try:
+        card, directory = locate(name)
+    except UnknownNameError:
+        choices = [n for kind in ("encoders", "benchmarks", "protocols") for n in _catalogue(kind)]
+        raise UnknownNameError("name", name, choices) from None
+    return {**card.model_dump(mode="json"), "directory": str(directory)}
+
+
+def _print_plan(planned: list[Any], lines: list[str], as_json: bool) -> None:
+    keys = ("encoder", "benchmark", "budget", "seed", "state", "reason")
+    rows = [{key: getattr(entry, key) for key in keys} for entry in planned]
+    if as_json:
+        click.echo(json.dumps({"cells": rows, "estimate": lines}, indent=1))
+        return
+    _print_rows(rows, as_json=False)
+    states = [entry.state for entry in planned]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("cached", "missing", "blocked"))
+    click.echo("\n".join(["", f"{len(states)} cells: {counts}", *lines]))
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from tabulate import tabulate
+
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        click.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+
+
+def _budget(text: str) -> int | str:
+    if text == "full":
+        return text
+    if not text.isdigit() or int(text) == 0:
+        message = f"'{text}' is neither a number of images nor full"
+        raise click.BadParameter(message, param_hint="--budget")
+    return int(text)
+
+
+def _percent(share: float | None) -> str:
+    return "  -  " if share is None else f"{100 * share:.1f}%"

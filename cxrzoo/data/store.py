@@ -1,0 +1,131 @@
+"""The store: every image of a benchmark decoded, converted and resized once.
+
+A store is an (N, S, S) uint8 file keyed by everything that changes a pixel: the images and
+their file stamps, the size, the interpolation, the conversion code and Pillow. It holds no
+torch and no labels, so that building it is cheap to start and labels may change freely.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from cxrzoo import arrays, images, resources
+from cxrzoo.data.benchmark import Table
+from cxrzoo.errors import DataError, ImageError
+from cxrzoo.files import sha256_of_json
+
+_CHUNK = 512
+"""Images between two commits to disk: a kill loses at most so many."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table whose images are all decoded.
+
+    Attributes:
+        table: the usable rows; unreadable images are gone from it if that was asked for.
+        store: (M, S, S) uint8, M >= N: one row for each image that was tried.
+        positions: (N,) row of the store for each row of the table.
+        pixels_sha256: hash of every pixel of the store.
+    """
+
+    table: Table
+    store: np.ndarray
+    positions: np.ndarray
+    pixels_sha256: str
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """(n, S, S) uint8 of table rows, copied out of the memory map."""
+        taken: np.ndarray = self.store[self.positions[rows]]
+        return taken
+
+
+def directory_for(table: Table, size_px: int, interpolation: str) -> Path:
+    """The folder of a table's store; it need not exist."""
+    key = sha256_of_json(
+        [table.images.key, size_px, interpolation, images.VERSION, PIL.__version__]
+    )
+    return resources.cache_dir() / "stores" / f"{_safe(table.benchmark.name)}-{size_px}-{key[:24]}"
+
+
+def prepare(
+    table: Table,
+    size_px: int,
+    interpolation: str,
+    *,
+    workers: int | None = None,
+    exclude_bad: bool = False,
+) -> Prepared:
+    """Decode what is not decoded yet, and return pixels and usable rows.
+
+    Args:
+        table: an opened benchmark.
+        size_px: side of the square images, in pixels.
+        interpolation: how they are resized, see ``cxrzoo.images.INTERPOLATIONS``.
+        workers: decoding threads; defaults to the number of cores.
+        exclude_bad: leave unreadable images out, and record that.
+
+    Raises:
+        DataError: images cannot be read and ``exclude_bad`` is False; it names them.
+        StorageError: the disk is full; finished images are kept.
+    """
+    store = arrays.open_or_build(
+        directory_for(table, size_px, interpolation),
+        shape=(len(table), size_px, size_px),
+        dtype="uint8",
+        chunk=_CHUNK,
+        fill=_decoder(table, size_px, interpolation, workers or os.cpu_count() or 1),
+        label=f"decode {table.benchmark.name} at {size_px} px",
+    )
+    usable = np.ones(len(table), dtype=bool)
+    usable[list(store.notes)] = False
+    if store.notes and not exclude_bad:
+        shown = "; ".join(list(store.notes.values())[:3])
+        raise DataError(
+            f"{table.benchmark.name}: {len(store.notes)} images cannot be read: {shown}. "
+            "Replace them, or leave them out with --exclude-bad (the records will say so)"
+        )
+    if store.notes:
+        table = table.without(table.ids[~usable].tolist())
+    return Prepared(table, store.data, np.flatnonzero(usable), store.sha256)
+
+
+def peek(table: Table, size_px: int, interpolation: str, *, exclude_bad: bool) -> Prepared | None:
+    """What ``prepare`` would return, if it would not have to decode anything; else None."""
+    if arrays.open_finished(directory_for(table, size_px, interpolation)) is None:
+        return None
+    return prepare(table, size_px, interpolation, exclude_bad=exclude_bad)
+
+
+def _decoder(table: Table, size_px: int, interpolation: str, workers: int) -> arrays.Fill:
+    """Threads, not processes: Pillow releases the lock while it decodes and resizes, nothing
+    has to be pickled, and a script that calls this needs no ``__main__`` guard."""
+
+    def decode(index: int) -> np.ndarray | str:
+        try:
+            return images.fit(table.images.grey(index), size_px, interpolation)
+        except ImageError as error:
+            return str(error)
+
+    def fill(start: int, stop: int) -> tuple[np.ndarray, dict[str, str]]:
+        rows = np.zeros((stop - start, size_px, size_px), dtype=np.uint8)
+        bad: dict[str, str] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            for offset, result in enumerate(pool.map(decode, range(start, stop))):
+                if isinstance(result, str):
+                    bad[str(start + offset)] = result
+                else:
+                    rows[offset] = result
+        return rows, bad
+
+    return fill
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

@@ -1,0 +1,203 @@
+"""Records: the sealed result of one cell, one JSON file, with its predictions beside it.
+
+``run_key`` names what was computed: two records with one key are the same experiment.
+``digest`` seals what must come out the same on every run (spec, declarations, result);
+``seal`` covers the rest too (cost and environment, which differ between runs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from cxrzoo.errors import RecordError
+from cxrzoo.files import sha256_of_json, write_atomically
+from cxrzoo.schema import Strict, plain_lines
+from cxrzoo.zoo.card import InputContract
+
+SCHEMA = "cxrzoo.run/1"
+
+
+class EncoderSpec(Strict):
+    name: str
+    arch: str
+    weights_sha256: str
+    input: InputContract
+
+
+class BenchmarkSpec(Strict):
+    name: str
+    version: int
+    labels: tuple[str, ...]
+    label_policy: str
+    manifest_sha256: str
+    pixels_sha256: str
+    excluded: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+class BudgetSpec(Strict):
+    size: int | Literal["full"]
+    n: int
+    subset_sha256: str
+
+
+class Spec(Strict):
+    """Everything that can change the number."""
+
+    encoder: EncoderSpec
+    benchmark: BenchmarkSpec
+    budget: BudgetSpec
+    protocol: dict[str, Any]
+    seed: int
+    precision: str
+
+    @property
+    def run_key(self) -> str:
+        """sha256 of the canonical JSON of the spec."""
+        return sha256_of_json(self.model_dump(mode="json"))
+
+
+class Record(Strict):
+    """One cell's spec, declarations, result, cost and environment."""
+
+    schema_: Literal["cxrzoo.run/1"] = Field(alias="schema")
+    run_key: str
+    spec: Spec
+    declared: dict[str, Any]
+    result: dict[str, Any]
+    cost: dict[str, Any]
+    env: dict[str, Any]
+    digest: str
+    seal: str
+
+    @property
+    def macro_auroc(self) -> float | None:
+        """Macro AUROC on the benchmark's own test set; None when no label is defined."""
+        value: float | None = self.result["tests"]["test"]["macro"]["auroc"]
+        return value
+
+    @property
+    def file_name(self) -> str:
+        """Path of the record below its folder, from its spec alone."""
+        return file_name(self.spec)
+
+
+def seal(
+    spec: Spec,
+    declared: dict[str, Any],
+    result: dict[str, Any],
+    cost: dict[str, Any],
+    env: dict[str, Any],
+) -> Record:
+    """A record with its key, digest and seal."""
+    content = {
+        "schema": SCHEMA,
+        "run_key": spec.run_key,
+        "spec": spec.model_dump(mode="json"),
+        "declared": declared,
+        "result": result,
+        "cost": cost,
+        "env": env,
+    }
+    content["digest"] = _digest(content)
+    content["seal"] = _seal(content)
+    return Record.model_validate(content)
+
+
+def file_name(spec: Spec) -> str:
+    """``encoder/benchmark/protocol-bBUDGET-sSEED-KEY.json``."""
+    parts = (spec.encoder.name, spec.benchmark.name)
+    folder = "/".join("".join(c if c.isalnum() or c in "._-" else "-" for c in p) for p in parts)
+    stem = f"{spec.protocol['name']}-b{spec.budget.size}-s{spec.seed}-{spec.run_key[:8]}"
+    return f"{folder}/{stem}.json"
+
+
+def write(record: Record, predictions: dict[str, np.ndarray], directory: Path) -> Path:
+    """Write predictions, then the record: a record that exists has its predictions."""
+    path = directory / record.file_name
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **predictions)  # type: ignore[arg-type]
+    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+    return path
+
+
+def predictions_sha256(predictions: dict[str, np.ndarray]) -> str:
+    """Hash of the predictions' values, independent of how they are stored."""
+    sha = hashlib.sha256()
+    for name in sorted(predictions):
+        sha.update(f"{name}{predictions[name].shape}".encode())
+        sha.update(np.ascontiguousarray(predictions[name], dtype="<f2").tobytes())
+    return sha.hexdigest()
+
+
+def read_record(path: Path) -> Record:
+    """Read one record; raises RecordError when it is broken or was altered."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(plain_lines(error, str(path))) from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not a record ({error})") from None
+    if content["run_key"] != record.spec.run_key:
+        raise RecordError(f"{path}: run_key does not match the spec; the record was altered")
+    if content["digest"] != _digest(content) or content["seal"] != _seal(content):
+        raise RecordError(f"{path}: digest or seal does not hold; the record was altered")
+    return record
+
+
+def read_if_valid(directory: Path, spec: Spec) -> Record | None:
+    """The finished record of ``spec`` below ``directory``, or None when it must be computed."""
+    path = directory / file_name(spec)
+    if not path.exists() or not path.with_suffix(".npz").exists():
+        return None
+    try:
+        record = read_record(path)
+    except RecordError:
+        return None
+    return record if record.run_key == spec.run_key else None
+
+
+def read_records(directories: Iterable[Path | str] | Path | str) -> list[Record]:
+    """All records below one or more folders, each once, in the order of their paths.
+
+    Raises:
+        RecordError: there is none, one is broken, or two with one key say different things.
+    """
+    if isinstance(directories, str | Path):
+        directories = [directories]
+    found: dict[str, Record] = {}
+    for directory in map(Path, directories):
+        if not directory.is_dir():
+            raise RecordError(f"{directory} does not exist or is not a directory")
+        for path in sorted(directory.rglob("*.json")):
+            record = read_record(path)
+            other = found.setdefault(record.run_key, record)
+            if other.digest != record.digest:
+                raise RecordError(
+                    f"{path}: another record of the same run has another result; "
+                    "keep one of them apart"
+                )
+    if not found:
+        raise RecordError(f"no records in {', '.join(map(str, directories))}")
+    return list(found.values())
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return sha256_of_json(
+        {k: content[k] for k in ("schema", "run_key", "spec", "declared", "result")}
+    )
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return sha256_of_json({k: v for k, v in content.items() if k != "seal"})

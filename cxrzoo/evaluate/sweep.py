@@ -1,0 +1,251 @@
+"""Sweeps: plan every cell, skip those with a valid record, run the rest, lose nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from cxrzoo.data.benchmark import Table, at_hand, open_benchmark
+from cxrzoo.data.budget import Ranking
+from cxrzoo.data.store import Prepared, peek, prepare
+from cxrzoo.device import pick
+from cxrzoo.errors import BudgetError, CxrzooError, StorageError
+from cxrzoo.evaluate import protocol as protocols
+from cxrzoo.evaluate import record
+from cxrzoo.evaluate.cell import Cell, Subject, precision_for, run_cell
+from cxrzoo.evaluate.protocol import Protocol
+from cxrzoo.evaluate.record import Record
+from cxrzoo.zoo.encoder import Encoder
+from cxrzoo.zoo.registry import encoders_at_hand
+
+State = Literal["cached", "missing", "blocked"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the grid before it runs.
+
+    ``cell`` is None where the grid cannot be filled (``reason`` says why), or where the images
+    are not decoded yet; ``record`` is the finished one, if there is one.
+    """
+
+    subject: Subject
+    table: Table
+    budget: int | str
+    seed: int
+    state: State
+    reason: str = ""
+    cell: Cell | None = None
+    record: Record | None = None
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return self.subject.card.name
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.table.benchmark.name
+
+
+@dataclass
+class Sweep:
+    """A grid of encoders x benchmarks x budgets x seeds with one protocol.
+
+    ``encoders`` are names, Encoder objects, or None for every one at hand; ``benchmarks`` are
+    names, or None for every one whose images are at hand, else the phantom.
+    """
+
+    encoders: Sequence[str | Encoder] | None = None
+    benchmarks: Sequence[str] | None = None
+    budgets: Sequence[int | str] = (100,)
+    seeds: int = 5
+    protocol: Protocol = field(default_factory=lambda: protocols.find("linear"))
+    data_root: Path | None = None
+    output: Path = Path("runs")
+    device: torch.device = field(default_factory=pick)
+    workers: int | None = None
+    limit: int | None = None
+    exclude_bad: bool = False
+    overwrite: bool = False
+
+    def plan(self, *, decode: bool = True) -> list[Planned]:
+        """Every cell of the grid, in the order in which it would run.
+
+        Benchmarks are opened, checked and decoded before anything is computed, so that bad
+        input shows first. With ``decode`` False nothing is decoded: cells of a benchmark whose
+        images are not decoded yet are missing, without a ``cell``.
+
+        Raises:
+            BudgetError: a budget fits none of the benchmarks.
+        """
+        subjects = [Subject.of(e) for e in self.encoders or encoders_at_hand()]
+        tables = [self._open(name) for name in self.benchmarks or at_hand(self.data_root)]
+        planned = [
+            entry
+            for table in tables
+            for subject in subjects
+            for entry in self._plan_pair(subject, table, decode)
+        ]
+        for size in self.budgets:
+            reasons = [p.reason for p in planned if p.budget == size]
+            if reasons and all(reasons):
+                raise BudgetError(reasons[0])
+        return planned
+
+    def run(self, planned: Sequence[Planned]) -> SweepResult:
+        """Compute what is missing; a failing cell is reported and the others still run."""
+        result = SweepResult()
+        for entry in planned:
+            if entry.reason and entry.seed == 0:
+                _say(f"left out: {entry.encoder} on {entry.benchmark}: {entry.reason}")
+        todo = sum(p.state == "missing" for p in planned)
+        with tqdm(total=todo, desc="cells", unit="cell", disable=not todo) as bar:
+            for entry in planned:
+                if entry.record is not None:
+                    result.records.append(entry.record)
+                    result.cached += 1
+                elif entry.cell is not None:
+                    self._run_one(entry.cell, result)
+                    bar.update()
+        return result
+
+    def _open(self, name: str) -> Table:
+        table = open_benchmark(name, self.data_root, exclude_bad=self.exclude_bad)
+        return table if self.limit is None else table.limited(self.limit)
+
+    def _plan_pair(self, subject: Subject, table: Table, decode: bool) -> Iterator[Planned]:
+        contract = subject.card.input
+        prepared: Prepared | None
+        if decode:
+            prepared = prepare(
+                table,
+                contract.size_px,
+                contract.interpolation,
+                workers=self.workers,
+                exclude_bad=self.exclude_bad,
+            )
+        else:
+            prepared = peek(
+                table, contract.size_px, contract.interpolation, exclude_bad=self.exclude_bad
+            )
+        rankings = [Ranking(prepared.table if prepared else table, s) for s in range(self.seeds)]
+        for size in self.budgets:
+            for ranking in rankings:
+                yield self._plan_cell(subject, table, prepared, size, ranking)
+
+    def _plan_cell(
+        self,
+        subject: Subject,
+        table: Table,
+        prepared: Prepared | None,
+        size: int | str,
+        ranking: Ranking,
+    ) -> Planned:
+        place: dict[str, Any] = {
+            "subject": subject,
+            "table": table,
+            "budget": size,
+            "seed": ranking.seed,
+        }
+        try:
+            budget = ranking.budget(size)
+        except BudgetError as error:
+            return Planned(**place, state="blocked", reason=str(error))
+        if prepared is None:
+            return Planned(**place, state="missing")
+        precision = precision_for(self.protocol, self.device)
+        cell = Cell(subject, prepared, budget, self.protocol, precision)
+        known = None if self.overwrite else record.read_if_valid(self.output, cell.spec)
+        return Planned(**place, state="cached" if known else "missing", cell=cell, record=known)
+
+    def _run_one(self, cell: Cell, result: SweepResult) -> None:
+        try:
+            made, predictions = run_cell(cell, self.device)
+            record.write(made, predictions, self.output)
+        except StorageError:
+            raise  # every later cell would meet the same full disk
+        except Exception as error:  # one bad cell must not cost the others
+            result.failures.append(f"{cell.name}: {type(error).__name__}: {error}")
+            _say(f"FAILED {result.failures[-1]}")
+        else:
+            result.records.append(made)
+            result.computed += 1
+
+
+@dataclass
+class SweepResult:
+    """Records in the order of the grid, how many were computed, and what failed."""
+
+    records: list[Record] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    encoders: Sequence[str | Encoder] | None = None,
+    benchmarks: Sequence[str] | None = None,
+    *,
+    budgets: Sequence[int | str] = (100,),
+    seeds: int = 5,
+    protocol: str = "linear",
+    data_root: Path | str | None = None,
+    output: Path | str = "runs",
+    device: str = "auto",
+    workers: int | None = None,
+    limit: int | None = None,
+    exclude_bad: bool = False,
+    overwrite: bool = False,
+) -> list[Record]:
+    """Adapt encoders to benchmarks at label budgets; finished cells are read, not recomputed.
+
+    Args:
+        encoders: names, ``Encoder`` objects, or None for all whose weights are at hand.
+        benchmarks: names, or None for all whose images are at hand, else the phantom.
+        budgets: numbers of labelled images, validation included, or ``"full"``.
+        seeds: how many draws of each budget: seeds 0 to ``seeds - 1``.
+        protocol: ``linear``, ``finetune``, or a version such as ``linear-v1``.
+        data_root: folder of images; defaults to ``CXRZOO_DATA``.
+        output: folder of the records.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        workers: decoding threads; defaults to the number of cores.
+        limit: at most so many images of each split, for a quick look.
+        exclude_bad: leave missing and unreadable images out, and record that.
+        overwrite: compute again what has a valid record.
+
+    Returns:
+        One record a cell; cells whose budget does not fit a benchmark are left out.
+
+    Raises:
+        CxrzooError: a cell failed; the others have run and their records are kept.
+    """
+    sweep = Sweep(
+        encoders=encoders,
+        benchmarks=benchmarks,
+        budgets=budgets,
+        seeds=seeds,
+        protocol=protocols.find(protocol),
+        data_root=Path(data_root) if data_root else None,
+        output=Path(output),
+        device=pick(device),
+        workers=workers,
+        limit=limit,
+        exclude_bad=exclude_bad,
+        overwrite=overwrite,
+    )
+    result = sweep.run(sweep.plan())
+    if result.failures:
+        raise CxrzooError("\n".join([f"{len(result.failures)} cells failed:", *result.failures]))
+    return result.records
+
+
+def _say(message: str) -> None:
+    tqdm.write(message, file=sys.stderr)
