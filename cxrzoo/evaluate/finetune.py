@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -118,6 +117,8 @@ class _Trainer:
 
     def train(self, rows: np.ndarray, labels: Tensor, learning_rate: float) -> Classifier:
         """A classifier trained on ``rows``; every trial sees the same order and augmentation."""
+        from timm.optim._param_groups import param_groups_weight_decay
+
         generator = torch.Generator().manual_seed(self.seed)
         model = Classifier(self.encoder, _log_odds(labels))
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

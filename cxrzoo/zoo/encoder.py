@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
@@ -162,6 +162,8 @@ def draw_backbone(arch: str, channels: int, seed: int) -> nn.Module:
 
 def create_backbone(arch: str, channels: int = 3) -> nn.Module:
     """A timm architecture without its classifier; raises WeightsError for an unknown one."""
+    import timm  # two seconds, which a sweep with nothing to compute should not pay
+
     try:
         return timm.create_model(arch, num_classes=0, in_chans=channels)
     except RuntimeError as error:
@@ -269,12 +271,14 @@ def _check_golden(encoder: Encoder, path: Path) -> None:
         raise WeightsError(
             f"'{encoder.card.name}' does not reproduce its golden output (deviation "
             f"{deviation:.2g}, allowed {GOLDEN_TOLERANCE:g}): preprocessing, torch "
-            f"{torch.__version__} or timm {timm.__version__} is not what the encoder was made with"
+            f"{torch.__version__} or timm {version('timm')} is not what the encoder was made with"
         )
 
 
 def _load_timm(name: str) -> Encoder:
     """A pretrained timm model, pinned by its tag; safetensors from the Hub or its cache only."""
+    import timm
+
     model_name = name.removeprefix("timm:")
     known = timm.list_pretrained()
     if model_name not in known:
