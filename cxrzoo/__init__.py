@@ -13,21 +13,21 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Encoder": "cxrzoo.zoo.encoder",
     "InputContract": "cxrzoo.zoo.card",
-    "Record": "cxrzoo.evaluate.record",
+    "Record": "cxrzoo.evaluation.record",
     "Table": "cxrzoo.data.benchmark",
-    "evaluate": "cxrzoo.evaluate.sweep",
+    "evaluate": "cxrzoo.evaluation.sweep",
     "list_benchmarks": "cxrzoo.data.benchmark",
     "list_encoders": "cxrzoo.zoo.registry",
     "load": "cxrzoo.zoo.encoder",
     "open_benchmark": "cxrzoo.data.benchmark",
-    "read_records": "cxrzoo.evaluate.record",
+    "read_records": "cxrzoo.evaluation.record",
     "table": "cxrzoo.report.tables",
 }
 
 if TYPE_CHECKING:
     from cxrzoo.data.benchmark import Table, list_benchmarks, open_benchmark
-    from cxrzoo.evaluate.record import Record, read_records
-    from cxrzoo.evaluate.sweep import evaluate
+    from cxrzoo.evaluation.record import Record, read_records
+    from cxrzoo.evaluation.sweep import evaluate
     from cxrzoo.report.tables import table
     from cxrzoo.zoo.card import InputContract
     from cxrzoo.zoo.encoder import Encoder, load

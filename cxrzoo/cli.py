@@ -62,7 +62,7 @@ def _catalogue(kind: str) -> list[str]:
         from cxrzoo.data.benchmark import list_benchmarks
 
         return list_benchmarks()
-    from cxrzoo.evaluate.protocol import PROTOCOLS
+    from cxrzoo.evaluation.protocol import PROTOCOLS
 
     return list(PROTOCOLS)
 
@@ -217,8 +217,8 @@ def eval_command(
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
     started = time.perf_counter()
     from cxrzoo.device import peak_memory_mb, pick
-    from cxrzoo.evaluate import estimate, sweep
-    from cxrzoo.evaluate import protocol as protocols
+    from cxrzoo.evaluation import estimate, sweep
+    from cxrzoo.evaluation import protocol as protocols
     from cxrzoo.report.tables import table
 
     place = pick(device)
@@ -259,7 +259,7 @@ def eval_command(
 )
 def table_command(directories: tuple[Path, ...], format_name: str) -> None:
     """Print the records below one or more folders as a table."""
-    from cxrzoo.evaluate.record import read_records
+    from cxrzoo.evaluation.record import read_records
     from cxrzoo.report.tables import table
 
     click.echo(table(read_records(directories), format_name))
@@ -307,7 +307,7 @@ def _benchmark_rows() -> list[dict[str, Any]]:
 
 
 def _protocol_rows() -> list[dict[str, Any]]:
-    from cxrzoo.evaluate.protocol import PROTOCOLS
+    from cxrzoo.evaluation.protocol import PROTOCOLS
 
     return [{"name": p.name, "trials": p.trials, "summary": p.summary} for p in PROTOCOLS.values()]
 
@@ -320,7 +320,7 @@ def _info(name: str) -> dict[str, Any]:
 
         return find_benchmark(name).model_dump(mode="json")
     if name in _catalogue("protocols"):
-        from cxrzoo.evaluate.protocol import find as find_protocol
+        from cxrzoo.evaluation.protocol import find as find_protocol
 
         return find_protocol(name).model_dump(mode="json")
     from cxrzoo.zoo.registry import locate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -102,7 +103,7 @@ class Table:
         """``test`` and the external test sets, in that order."""
         return [TEST, *sorted(set(self.splits.tolist()) - {TRAIN, TEST, UNUSED})]
 
-    @property
+    @cached_property
     def manifest_sha256(self) -> str:
         """Hash of every row's id, patient, split and labels; independent of file order."""
         labels = np.nan_to_num(self.labels, nan=2).astype("U1")

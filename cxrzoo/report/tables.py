@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cxrzoo.errors import UnknownNameError
-from cxrzoo.evaluate.record import Record
+from cxrzoo.evaluation.record import Record
 
 FORMATS = {"github": "github", "latex": "latex_booktabs", "html": "html", "csv": "", "json": ""}
 _ANCHORS = ("random-init", "supervised-imagenet")

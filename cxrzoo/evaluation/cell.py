@@ -17,10 +17,10 @@ from cxrzoo.data.budget import Budget
 from cxrzoo.data.store import Prepared
 from cxrzoo.device import environment, peak_memory_mb, probe_device
 from cxrzoo.errors import CardError
-from cxrzoo.evaluate import features, finetune, metrics, probe, record
-from cxrzoo.evaluate import protocol as protocols
-from cxrzoo.evaluate.protocol import LinearV1, Protocol
-from cxrzoo.evaluate.record import Record, Spec
+from cxrzoo.evaluation import features, finetune, metrics, probe, record
+from cxrzoo.evaluation import protocol as protocols
+from cxrzoo.evaluation.protocol import LinearV1, Protocol
+from cxrzoo.evaluation.record import Record, Spec
 from cxrzoo.files import sha256_of_json
 from cxrzoo.zoo import encoder as zoo
 from cxrzoo.zoo import registry

@@ -16,11 +16,12 @@ from cxrzoo.data.budget import Ranking
 from cxrzoo.data.store import Prepared, peek, prepare
 from cxrzoo.device import pick
 from cxrzoo.errors import BudgetError, CxrzooError, StorageError
-from cxrzoo.evaluate import protocol as protocols
-from cxrzoo.evaluate import record
-from cxrzoo.evaluate.cell import Cell, Subject, precision_for, run_cell
-from cxrzoo.evaluate.protocol import Protocol
-from cxrzoo.evaluate.record import Record
+from cxrzoo.evaluation import protocol as protocols
+from cxrzoo.evaluation import record
+from cxrzoo.evaluation.cell import Cell, Subject, precision_for, run_cell
+from cxrzoo.evaluation.protocol import Protocol
+from cxrzoo.evaluation.record import Record
+from cxrzoo.zoo.card import InputContract
 from cxrzoo.zoo.encoder import Encoder
 from cxrzoo.zoo.registry import encoders_at_hand
 
@@ -88,17 +89,14 @@ class Sweep:
         """
         subjects = [Subject.of(e) for e in self.encoders or encoders_at_hand()]
         tables = [self._open(name) for name in self.benchmarks or at_hand(self.data_root)]
-        planned = [
+        self._check_budgets(tables)
+        return [
             entry
             for table in tables
+            for draw in [_Draws(self, table)]
             for subject in subjects
-            for entry in self._plan_pair(subject, table, decode)
+            for entry in self._plan_pair(subject, draw, decode)
         ]
-        for size in self.budgets:
-            reasons = [p.reason for p in planned if p.budget == size]
-            if reasons and all(reasons):
-                raise BudgetError(reasons[0])
-        return planned
 
     def run(self, planned: Sequence[Planned]) -> SweepResult:
         """Compute what is missing; a failing cell is reported and the others still run."""
@@ -121,25 +119,24 @@ class Sweep:
         table = open_benchmark(name, self.data_root, exclude_bad=self.exclude_bad)
         return table if self.limit is None else table.limited(self.limit)
 
-    def _plan_pair(self, subject: Subject, table: Table, decode: bool) -> Iterator[Planned]:
-        contract = subject.card.input
-        prepared: Prepared | None
-        if decode:
-            prepared = prepare(
-                table,
-                contract.size_px,
-                contract.interpolation,
-                workers=self.workers,
-                exclude_bad=self.exclude_bad,
-            )
-        else:
-            prepared = peek(
-                table, contract.size_px, contract.interpolation, exclude_bad=self.exclude_bad
-            )
-        rankings = [Ranking(prepared.table if prepared else table, s) for s in range(self.seeds)]
+    def _check_budgets(self, tables: Sequence[Table]) -> None:
+        """Before anything is decoded: a budget that fits nowhere is a mistake."""
+        rankings = [Ranking(table, seed=0) for table in tables]
+        for size in self.budgets:
+            errors = []
+            for ranking in rankings:
+                try:
+                    ranking.budget(size)
+                except BudgetError as error:
+                    errors.append(error)
+            if len(errors) == len(rankings) > 0:
+                raise errors[0]
+
+    def _plan_pair(self, subject: Subject, draws: _Draws, decode: bool) -> Iterator[Planned]:
+        prepared, rankings = draws.at(subject.card.input, decode)
         for size in self.budgets:
             for ranking in rankings:
-                yield self._plan_cell(subject, table, prepared, size, ranking)
+                yield self._plan_cell(subject, draws.table, prepared, size, ranking)
 
     def _plan_cell(
         self,
@@ -178,6 +175,30 @@ class Sweep:
         else:
             result.records.append(made)
             result.computed += 1
+
+
+class _Draws:
+    """A benchmark's images and draws, made once for all encoders with the same input size."""
+
+    def __init__(self, sweep: Sweep, table: Table) -> None:
+        self._sweep, self.table = sweep, table
+        self._known: dict[tuple[int, str], tuple[Prepared | None, list[Ranking]]] = {}
+
+    def at(self, contract: InputContract, decode: bool) -> tuple[Prepared | None, list[Ranking]]:
+        """Decoded images (None if that has still to be done) and a ranking for each seed."""
+        key = (contract.size_px, contract.interpolation)
+        if key not in self._known:
+            prepared = self._prepare(*key, decode)
+            table = prepared.table if prepared else self.table
+            self._known[key] = prepared, [Ranking(table, s) for s in range(self._sweep.seeds)]
+        return self._known[key]
+
+    def _prepare(self, size_px: int, interpolation: str, decode: bool) -> Prepared | None:
+        exclude_bad = self._sweep.exclude_bad
+        if not decode:
+            return peek(self.table, size_px, interpolation, exclude_bad=exclude_bad)
+        workers = self._sweep.workers
+        return prepare(self.table, size_px, interpolation, workers=workers, exclude_bad=exclude_bad)
 
 
 @dataclass

@@ -57,7 +57,7 @@ def embed(encoder: Encoder, pixels: np.ndarray, device: torch.device) -> np.ndar
     out = np.empty((len(pixels), encoder.num_features), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(pixels), BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
+            batch = torch.from_numpy(np.array(pixels[start : start + BATCH]))
             x = encoder.normalize(batch.to(device, non_blocking=True))
             x = x.contiguous(memory_format=torch.channels_last)
             out[start : start + BATCH] = encoder(x).float().cpu().numpy()

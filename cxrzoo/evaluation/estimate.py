@@ -11,10 +11,10 @@ import torch
 
 from cxrzoo.data.benchmark import TRAIN
 from cxrzoo.data.budget import FULL
-from cxrzoo.evaluate.features import BATCH, embed
-from cxrzoo.evaluate.finetune import Classifier
-from cxrzoo.evaluate.protocol import FinetuneV1
-from cxrzoo.evaluate.sweep import Planned, Sweep
+from cxrzoo.evaluation.features import BATCH, embed
+from cxrzoo.evaluation.finetune import Classifier
+from cxrzoo.evaluation.protocol import FinetuneV1
+from cxrzoo.evaluation.sweep import Planned, Sweep
 from cxrzoo.zoo.encoder import Encoder
 
 _REPEATS = 2

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cxrzoo.data.budget import Budget
 from cxrzoo.data.store import Prepared
 from cxrzoo.errors import CxrzooError
-from cxrzoo.evaluate.protocol import FinetuneV1
+from cxrzoo.evaluation.protocol import FinetuneV1
 from cxrzoo.zoo.encoder import Encoder
 
 _EVAL_BATCH = 128
@@ -42,9 +42,11 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder, log_odds: Tensor) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
-        self.head = nn.Linear(encoder.num_features, len(log_odds))
-        nn.init.zeros_(self.head.weight)
+        # on "meta" first, because nn.Linear's initialisation draws from the global generator
+        head = nn.Linear(encoder.num_features, len(log_odds), device="meta")
+        self.head = head.to_empty(device="cpu")
         with torch.no_grad():
+            self.head.weight.zero_()
             self.head.bias.copy_(log_odds)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cxrzoo.evaluate.protocol import LinearV1
+from cxrzoo.evaluation.protocol import LinearV1
 
 _MAX_STEPS = 500
 _HISTORY = 8
