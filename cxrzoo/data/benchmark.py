@@ -7,6 +7,7 @@ the order of a CSV or of a directory.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -236,10 +237,11 @@ def _yaml_files(folder: Path) -> dict[str, Path]:
 
 def _folder_benchmark(name: str) -> Benchmark:
     path = Path(name.removeprefix("imagefolder:"))
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name)
     source = FolderSource(kind="imagefolder", path=str(path))
     layout = folder_layout(path)
     return Benchmark(
-        name=f"imagefolder:{path.resolve().name}",
+        name=f"imagefolder:{short}",
         version=1,
         title=f"Folder {path.resolve().name}",
         source=source,

@@ -39,7 +39,11 @@ PREDICTIONS = {"test": np.array([[0.5], [-1.0]], dtype=np.float16)}
 
 
 def made(auroc: float = 0.8, *, seconds: float = 1.0, **kwargs) -> record.Record:
-    result = {"status": "ok", "tests": {"test": {"macro": {"auroc": auroc}}}}
+    result = {
+        "status": "ok",
+        "tests": {"test": {"macro": {"auroc": auroc}}},
+        "predictions_sha256": record.predictions_sha256(PREDICTIONS),
+    }
     return record.seal(spec(**kwargs), {"notes": []}, result, {"seconds": seconds}, {"torch": "2"})
 
 
@@ -81,8 +85,15 @@ def test_a_half_written_record_is_no_record(tmp_path):
         read_records(tmp_path)
 
 
-def test_a_record_without_its_predictions_is_computed_again(tmp_path):
-    write(made(), PREDICTIONS, tmp_path).with_suffix(".npz").unlink()
+@pytest.mark.parametrize("harm", ["gone", "cut", "other"])
+def test_a_record_whose_predictions_are_not_its_own_is_computed_again(tmp_path, harm):
+    path = write(made(), PREDICTIONS, tmp_path).with_suffix(".npz")
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        np.savez(path, test=PREDICTIONS["test"] + np.float16(1))
     assert read_if_valid(tmp_path, spec()) is None
 
 
