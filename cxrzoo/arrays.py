@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -40,7 +40,7 @@ def open_finished(directory: Path) -> DiskArray | None:
     try:
         meta = json.loads((directory / "meta.json").read_text())
         size = (directory / "data.bin").stat().st_size
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
     if size != dtype.itemsize * int(np.prod(shape)):
@@ -71,9 +71,9 @@ def open_or_build(
         return finished
     with storage_errors(directory, label):
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / "build.lock"):
-            if open_finished(directory) is None:
-                _build(directory, shape, dtype, chunk, fill, label)
+    with FileLock(directory / "build.lock"):
+        if open_finished(directory) is None:
+            _build(directory, shape, dtype, chunk, fill, label)
     finished = open_finished(directory)
     if finished is None:
         raise StorageError(f"{label}: {directory} was changed while it was built; run again")
@@ -84,12 +84,13 @@ def _build(
     directory: Path, shape: tuple[int, ...], dtype: str, chunk: int, fill: Fill, label: str
 ) -> None:
     row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
-    done, notes = _read_journal(directory)
+    done, notes = _read_journal(directory, row_bytes)
     _require_space(directory, (shape[0] - done) * row_bytes, label)
     mode = "r+b" if done else "wb"
     with (
-        (directory / "data.bin").open(mode) as data,
-        (directory / "journal.jsonl").open("a" if done else "w") as journal,
+        # unbuffered, so that closing the file after an error has nothing left to write
+        (directory / "data.bin").open(mode, buffering=0) as data,
+        (directory / "journal.jsonl").open("ab" if done else "wb", buffering=0) as journal,
         tqdm(total=shape[0], initial=done, desc=label, unit="img", leave=False) as bar,
     ):
         data.truncate(done * row_bytes)
@@ -97,11 +98,10 @@ def _build(
         for start in range(done, shape[0], chunk):
             stop = min(start + chunk, shape[0])
             rows, chunk_notes = fill(start, stop)
-            data.write(np.ascontiguousarray(rows, dtype=dtype).data)
-            data.flush()
-            os.fsync(data.fileno())
-            journal.write(json.dumps({"stop": stop, "notes": chunk_notes}) + "\n")
-            journal.flush()
+            line = json.dumps({"stop": stop, "notes": chunk_notes}) + "\n"
+            with storage_errors(directory, label):
+                _append(data, np.ascontiguousarray(rows, dtype=dtype).tobytes())
+                _append(journal, line.encode())
             notes.update(chunk_notes)
             bar.update(stop - start)
     meta: dict[str, Any] = {
@@ -114,16 +114,27 @@ def _build(
     (directory / "journal.jsonl").unlink(missing_ok=True)
 
 
-def _read_journal(directory: Path) -> tuple[int, dict[str, str]]:
-    """Rows finished so far and their notes; a half-written last line is dropped."""
+def _append(file: IO[bytes], content: bytes) -> None:
+    """Write all of ``content`` and wait until the disk has it."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
+
+
+def _read_journal(directory: Path, row_bytes: int) -> tuple[int, dict[str, str]]:
+    """Rows finished so far and their notes; what the journal says beyond the data is dropped."""
     done, notes, valid = 0, {}, ""
     path = directory / "journal.jsonl"
     if not path.exists() or not (directory / "data.bin").exists():
         return 0, {}
+    size = (directory / "data.bin").stat().st_size
     for line in path.read_text().splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
+            break
+        if entry["stop"] * row_bytes > size:
             break
         done = entry["stop"]
         notes.update(entry["notes"])

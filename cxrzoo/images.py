@@ -24,7 +24,10 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_DEPTHS_BITS = (8, 10, 12, 14, 16)
+_DEPTHS_BITS = (8, 12, 16)
+"""Depths that integers come in; 12 bits in a 16-bit container are common. Not every depth is
+tried: with 14 on the list, a dark 16-bit image would become four times as bright."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
 
@@ -42,16 +45,15 @@ def read(source: Path | bytes, name: str) -> np.ndarray:
         ImageError: the file is absent, empty, truncated or not an image.
     """
     try:
-        if _is_dicom(source, name):
-            return _read_dicom(source, name)
+        if _is_dicom(source):
+            return grey8(_open_dicom(source))
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
             return grey8(image)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error ...
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
         raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
 
 
@@ -71,15 +73,16 @@ def grey8(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _grey8_pil(image)
     if hasattr(image, "PhotometricInterpretation"):
-        return _grey8_dicom(image, "DICOM dataset")
+        return _grey8_dicom(image)
     if hasattr(image, "detach"):  # a torch tensor, without importing torch
-        image = image.detach().cpu().numpy()
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"expected a path, PIL image, pydicom dataset, numpy array or torch tensor, "
             f"got {type(image).__name__}"
         )
-    return _levels(_one_channel(image))
+    return _luma(_levels(_channels_last(image)))
 
 
 def fit(grey: np.ndarray, size_px: int, interpolation: str = "bilinear") -> np.ndarray:
@@ -90,36 +93,49 @@ def fit(grey: np.ndarray, size_px: int, interpolation: str = "bilinear") -> np.n
     if side == size_px:
         return np.ascontiguousarray(grey[top : top + side, left : left + side])
     box = (left, top, left + side, top + side)
-    resized = Image.fromarray(grey).resize((size_px, size_px), INTERPOLATIONS[interpolation], box)
-    return np.asarray(resized)
+    # cropped first: resize(box=...) would let pixels outside the box into its edge
+    square = Image.fromarray(grey).crop(box)
+    return np.asarray(square.resize((size_px, size_px), INTERPOLATIONS[interpolation]))
 
 
 def _grey8_pil(image: Image.Image) -> np.ndarray:
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise ImageError(f"not a readable image ({_short(error)})") from error
     if image.mode in ("L", "1", "LA", "La"):
         return np.asarray(image.convert("L"))
     if image.mode.startswith("I") or image.mode == "F":
         return _levels(np.asarray(image))
+    if image.mode == "P":  # Pillow wants transparent palettes to go through RGBA
+        image = image.convert("RGBA")
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _one_channel(image: np.ndarray) -> np.ndarray:
-    """(H, W) from any accepted layout; colour keeps its range as float luma."""
+def _channels_last(image: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) from any accepted layout."""
     if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3, 4):
         image = np.moveaxis(image, 0, 2)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
-    if image.ndim == 3 and image.shape[2] in (3, 4):
-        luma = image[:, :, :3].astype(np.float32) @ _LUMA
-        return luma if image.dtype.kind == "f" else np.rint(luma).astype(image.dtype)
-    if image.ndim != 2 or 0 in image.shape:
+    colour = image.ndim == 3 and image.shape[2] in (3, 4)
+    if not (image.ndim == 2 or colour) or 0 in image.shape:
         raise ImageError(
             f"expected one image of shape (H, W), (1|3, H, W) or (H, W, 1|3|4), got {image.shape}"
         )
-    return image
+    return image[:, :, :3] if colour else image
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    """(H, W) of (H, W) or (H, W, 3) uint8."""
+    if image.ndim == 2:
+        return image
+    grey: np.ndarray = np.rint(image.astype(np.float32) @ _LUMA).astype(np.uint8)
+    return grey
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """(H, W) of any number type to uint8 by the range that type stands for."""
+    """Any number type to uint8 by the range that type stands for."""
     if image.dtype == np.uint8:
         return image
     if image.dtype == np.bool_:
@@ -142,36 +158,34 @@ def _levels(image: np.ndarray) -> np.ndarray:
     return grey
 
 
-def _is_dicom(source: Path | bytes, name: str) -> bool:
-    if name.lower().endswith((".dcm", ".dicom")):
-        return True
+def _is_dicom(source: Path | bytes) -> bool:
     if isinstance(source, bytes):
         return source[128:132] == b"DICM"
-    return False
+    if source.suffix.lower() in _SUFFIXES:
+        return False
+    with source.open("rb") as file:
+        return source.suffix.lower() in (".dcm", ".dicom") or file.read(132)[128:] == b"DICM"
 
 
-def _read_dicom(source: Path | bytes, name: str) -> np.ndarray:
+def _open_dicom(source: Path | bytes) -> Any:
     try:
         import pydicom
     except ImportError:
-        raise ImageError(
-            f"{name}: reading DICOM needs pydicom: pip install 'cxrzoo[dicom]'"
-        ) from None
-    dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
-    return _grey8_dicom(dataset, name)
+        raise ImageError("DICOM needs pydicom: pip install 'cxrzoo[dicom]'") from None
+    return pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def _grey8_dicom(dataset: Any, name: str) -> np.ndarray:
+def _grey8_dicom(dataset: Any) -> np.ndarray:
     """Modality and window look-ups as in a viewer; MONOCHROME1 (white is low) is inverted."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-    pixels = dataset.pixel_array
-    if pixels.ndim != 2:
-        raise ImageError(f"{name}: expected one grey frame, got pixels of shape {pixels.shape}")
+    meaning, pixels = dataset.PhotometricInterpretation, dataset.pixel_array
+    if meaning not in ("MONOCHROME1", "MONOCHROME2") or pixels.ndim != 2:
+        raise ImageError(f"expected one grey DICOM frame, got {meaning} of shape {pixels.shape}")
     values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float32)
     low, high = float(values.min()), float(values.max())
     unit = (values - low) / max(high - low, 1e-6)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if meaning == "MONOCHROME1":
         unit = 1.0 - unit
     grey: np.ndarray = np.rint(unit * 255.0).astype(np.uint8)
     return grey

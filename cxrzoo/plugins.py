@@ -18,14 +18,17 @@ def with_plugins(
     """``builtin`` and what entry points of ``group`` add to it, by name.
 
     An entry point is a folder, as a path or a callable that returns one; ``entries_of`` lists
-    what a folder holds.
+    what a folder holds, and raises when any of it is malformed.
     """
     found = dict(builtin)
     for entry in entry_points(group=group):
         package = entry.dist.name if entry.dist else "unknown"
         try:
             target = entry.load()
-            added = entries_of(Path(target() if callable(target) else target))
+            folder = Path(target() if callable(target) else target)
+            added = entries_of(folder)
+            if not added:
+                raise FileNotFoundError(f"there is nothing in {folder}")
         except Exception as error:  # a plugin may fail in any way
             warnings.warn(f"{group} of package '{package}' are left out: {error}", stacklevel=3)
             continue

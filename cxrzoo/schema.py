@@ -24,10 +24,13 @@ def parse_yaml(text: str) -> Any:
 
 def plain_lines(error: ValidationError, where: str) -> str:
     """A pydantic report as lines a person reads: place, field, what is wrong."""
+    places = [e["loc"] for e in error.errors()]
     return "\n".join(
         f"{where}: {'.'.join(map(str, e['loc'])) or 'top level'}: "
         + ("unknown field" if e["type"] == "extra_forbidden" else e["msg"])
         for e in error.errors()
+        # a list with a bad item is reported as too short as well
+        if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)
     )
 
 

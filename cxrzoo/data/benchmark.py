@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from cxrzoo import resources
 from cxrzoo.data import sources
 from cxrzoo.data.folder import FolderSource, folder_layout
+from cxrzoo.data.hubset import HubSource
 from cxrzoo.data.rows import Images, Rows
 from cxrzoo.data.sources import Source
 from cxrzoo.errors import DataError, UnknownNameError
@@ -63,6 +64,14 @@ class Benchmark(Strict):
     licence: str
     get: str = Field(description="how to get the images and where to put them")
     citation: str
+
+    @model_validator(mode="after")
+    def _every_label_has_a_column(self) -> Benchmark:
+        if isinstance(self.source, HubSource):
+            for label in self.labels:
+                if label not in self.source.label_columns:
+                    raise ValueError(f"label '{label}' is not in source.label_columns")
+        return self
 
 
 @dataclass(frozen=True)
@@ -228,11 +237,18 @@ def open_benchmark(
 
 
 def _files() -> dict[str, Path]:
-    return with_plugins(_yaml_files(resources.BENCHMARKS), ENTRY_POINTS, _yaml_files)
+    return with_plugins(_yaml_files(resources.BENCHMARKS), ENTRY_POINTS, _checked_files)
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.yaml")}
+
+
+def _checked_files(folder: Path) -> dict[str, Path]:
+    found = _yaml_files(folder)
+    for path in found.values():
+        read_benchmark(path)
+    return found
 
 
 def _folder_benchmark(name: str) -> Benchmark:

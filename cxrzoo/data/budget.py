@@ -70,6 +70,8 @@ class Ranking:
             BudgetError: the training split has fewer, or they come from too few patients.
         """
         count = len(self.rows) if size == FULL else int(size)
+        if count < 1:
+            raise BudgetError(f"budget {size} is not a number of images; use 1 or more, or full")
         if count > len(self.rows):
             raise BudgetError(
                 f"budget {count} exceeds the {len(self.rows)} training images of {self._name}; "

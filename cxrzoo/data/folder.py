@@ -64,9 +64,18 @@ def folder_layout(path: Path) -> FolderLayout:
 
 def _csv_layout(path: Path) -> FolderLayout:
     where = path / "metadata.csv"
-    with where.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns, lines = list(reader.fieldnames or []), list(reader)
+    try:
+        with where.open(newline="", encoding="utf-8-sig") as file:
+            columns, *cells = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{where}: not a CSV file in UTF-8 ({error})") from None
+    twice = [c for i, c in enumerate(columns) if c in columns[:i]]
+    if twice:
+        raise DataError(f"{where}: column '{twice[0]}' occurs twice")
+    for n, row in enumerate(cells, start=2):
+        if len(row) != len(columns):
+            raise DataError(f"{where} line {n}: {len(row)} cells, not {len(columns)}")
+    lines = [dict(zip(columns, row, strict=True)) for row in cells]
     if "file_name" not in columns:
         raise DataError(f"{where}: no column 'file_name'; there are {', '.join(columns)}")
     labels = tuple(c for c in columns if c not in ("file_name", "patient_id", "split"))
@@ -88,8 +97,8 @@ def _csv_layout(path: Path) -> FolderLayout:
     return FolderLayout(path, labels, key, "split" in columns, tuple(entries))
 
 
-def _label(text: str | None, where: str) -> float:
-    if text is None or text.strip().lower() in ("", "nan"):
+def _label(text: str, where: str) -> float:
+    if text.strip().lower() in ("", "nan"):
         return float("nan")
     try:
         return float(text)

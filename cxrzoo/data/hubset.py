@@ -58,8 +58,10 @@ class HubImages:
     def grey(self, index: int) -> np.ndarray:
         split, row = str(self._files[index]).split(":")
         name = f"{self._folder} split {split} image {self._ids[index]}"
-        content = self._columns[split][int(row)][self._column]["bytes"]
-        return pixels.read(content or b"", name)
+        image = self._columns[split][int(row)][self._column] or {}
+        if image.get("bytes") is None and image.get("path"):
+            return pixels.read(Path(image["path"]), name)
+        return pixels.read(image.get("bytes") or b"", name)
 
     def take(self, index: np.ndarray) -> HubImages:
         return HubImages(

@@ -39,7 +39,7 @@ def status(name: str, data_root: Path | None) -> Status:
         return Status(name, "broken", str(error))
     missing = table.images.missing
     there, total = len(table) - missing, benchmark.complete_images
-    if not wanted:
+    if isinstance(benchmark.source, sources.PhantomSource):
         return Status(name, "embedded", f"{there:,} images")
     if missing or (total and there < total):
         of = f" of {total or len(table):,}"

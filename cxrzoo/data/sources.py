@@ -3,26 +3,25 @@ folders and the phantom. Rows are cached until one of their files changes."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from cxrzoo import resources
-from cxrzoo.data import phantom
+from cxrzoo.data import hubset, phantom, xrv
 from cxrzoo.data.folder import FolderSource, folder_layout
 from cxrzoo.data.hubset import HubImages, HubSource, read_hub
 from cxrzoo.data.rows import FileImages, Images, Rows, hash_lines, stamp
 from cxrzoo.data.xrv import XrvSource, read_xrv
 from cxrzoo.errors import DataError
-from cxrzoo.files import sha256_of_json, write_atomically
+from cxrzoo.files import sha256_of_file, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict
 
 
@@ -60,10 +59,13 @@ def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:
     stamps = _stamps(source, root)
     reader: Callable[[], Rows]
     if isinstance(source, XrvSource):
-        reader = lambda: read_xrv(source, labels, root, stamps)  # noqa: E731
+        reader = partial(read_xrv, source, labels, root, stamps)
     else:
-        reader = lambda: read_hub(source, labels, root, stamps)  # noqa: E731
+        reader = partial(read_hub, source, labels, root, stamps)
     versions = [importlib.metadata.version(p) for p in ("torchxrayvision", "datasets")]
+    versions += [
+        sha256_of_file(Path(str(m.__file__))) for m in (hubset, xrv)
+    ]  # an edit changes rows
     key = sha256_of_json([source.model_dump(mode="json"), labels, str(root.resolve()),
                           sorted(stamps.items()), versions])  # fmt: skip
     return _cached(key, reader)
@@ -123,7 +125,7 @@ def _read_phantom(labels: tuple[str, ...]) -> Rows:
 
 def _phantom_stamp() -> str:
     """The renderer's own source: any change to it may change a pixel."""
-    return hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:16]
+    return sha256_of_file(Path(phantom.__file__))[:16]
 
 
 def _stamps(source: XrvSource | HubSource, root: Path) -> dict[str, str]:
@@ -132,11 +134,23 @@ def _stamps(source: XrvSource | HubSource, root: Path) -> dict[str, str]:
     for folder in dict.fromkeys(folders(source)):
         if not (root / folder).is_dir():
             raise DataError(f"{root / folder} does not exist: no images of this benchmark there")
-        for directory, _, names in os.walk(root / folder):
+        for directory, names in _walk(root / folder):
             relative = os.path.relpath(directory, root)
             for entry in names:
                 found[f"{relative}/{entry}"] = stamp(Path(directory) / entry)
     return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Directories and their files; links are followed, but into no directory twice."""
+    seen: set[str] = set()
+    for directory, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield directory, names
 
 
 def _cached(key: str, reader: Callable[[], Rows]) -> Rows:
@@ -148,7 +162,7 @@ def _cached(key: str, reader: Callable[[], Rows]) -> Rows:
         shape = (len(rows["ids"]), -1)
         labels = np.frombuffer(bytes.fromhex(stored["labels"]), dtype="<f4").reshape(shape)
         return Rows(labels=labels, **rows)
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         rows_read = reader()
     text = {f.name: getattr(rows_read, f.name).tolist() for f in fields(Rows) if f.name != "labels"}
     content = {"text": text, "labels": rows_read.labels.astype("<f4").tobytes().hex()}

@@ -88,7 +88,7 @@ def prepare(
     if store.notes and not exclude_bad:
         shown = "; ".join(list(store.notes.values())[:3])
         raise DataError(
-            f"{table.benchmark.name}: {len(store.notes)} images cannot be read: {shown}. "
+            f"{table.benchmark.name}: {len(store.notes)} image(s) cannot be read: {shown}. "
             "Replace them, or leave them out with --exclude-bad (the records will say so)"
         )
     if store.notes:

@@ -102,7 +102,7 @@ def untouched_generators() -> Iterator[None]:
     import torch
 
     numpy_state = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:

@@ -118,7 +118,7 @@ def read_card(directory: Path) -> Card:
     path = directory / CARD_FILE
     try:
         front, _ = split_front_matter(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CardError(
             f"{directory} is not a model card directory: no {CARD_FILE} in it"
         ) from None

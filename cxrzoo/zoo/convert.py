@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -80,14 +79,17 @@ def read_checkpoint(path: Path) -> State:
         return read_safetensors(path.read_bytes(), str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a damaged file fails in any way inside torch.load
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path} is refused: it does not open with weights_only=True, so it is damaged or "
-            f"holds more than tensors ({str(error).splitlines()[0]})"
+            f"holds more than tensors ({reason})"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise WeightsError(f"{path} does not hold a state dict of tensors")
     return dict(content)
 
@@ -103,7 +105,9 @@ def compact_state(backbone: nn.Module) -> State:
     for key, value in backbone.state_dict().items():
         small = value.is_floating_point() and f"{key.rpartition('.')[0]}." not in norms
         state[key] = value.half() if small else value
-        if small and not torch.isfinite(state[key]).all():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"tensor {key} holds NaN or infinity")
+        if not torch.isfinite(state[key]).all():
             raise WeightsError(f"tensor {key} does not fit into float16")
     return {key: value.contiguous() for key, value in state.items()}
 

@@ -22,7 +22,6 @@ from cxrzoo.zoo.card import (
     CONFIG_FILE,
     Card,
     InputContract,
-    Stage,
     parse_card,
 )
 
@@ -41,12 +40,19 @@ class Encoder(nn.Module):
         weights_sha256: of the weights file, or of the drawn weights where there is no file.
     """
 
-    def __init__(self, card: Card, backbone: nn.Module, weights_sha256: str) -> None:
+    def __init__(
+        self,
+        card: Card,
+        backbone: nn.Module,
+        weights_sha256: str,
+        *,
+        num_features: int | None = None,
+    ) -> None:
         super().__init__()
         self.card = card
         self.backbone = backbone
         self.weights_sha256 = weights_sha256
-        self.num_features = int(cast(Any, backbone).num_features)
+        self.num_features = num_features or int(cast(Any, backbone).num_features)
         low, high = card.input.range
         mean, std = torch.tensor(card.input.mean), torch.tensor(card.input.std)
         # (x/255 * (high - low) + low - mean) / std, as one multiplication and one addition
@@ -59,16 +65,17 @@ class Encoder(nn.Module):
         cls, module: nn.Module, *, name: str, num_features: int, contract: InputContract
     ) -> Encoder:
         """Wrap your own module, which maps (N, C, S, S) to (N, num_features), for ``evaluate``."""
-        if not hasattr(module, "num_features"):
-            cast(Any, module).num_features = num_features
-        card = Card(
-            name=name,
-            arch=type(module).__name__,
-            strategy=(Stage(method="unknown", data=None, init="unknown"),),
-            input=contract,
-            provenance="module given by the caller",
+        card = parse_card(
+            {
+                "name": name,
+                "arch": type(module).__name__,
+                "strategy": [{"method": "unknown", "data": None, "init": "unknown"}],
+                "input": contract,
+                "provenance": "module given by the caller",
+            },
+            f"Encoder.from_module of '{name}'",
         )
-        return cls(card, module, sha256_of_state(module))
+        return cls(card, module, sha256_of_state(module), num_features=num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of prepared images: (N, C, S, S) float32 to (N, D)."""
@@ -130,7 +137,13 @@ def load_from(card: Card, directory: Path) -> Encoder:
         raise WeightsError(how_to_train(card))
     if card.weights.file is None:
         backbone = draw_backbone(card.arch, card.input.channels, cast(int, card.weights.seed))
-        encoder = Encoder(card, backbone, card.weights.sha256)
+        encoder = Encoder(card, backbone, sha256_of_state(backbone))
+        if encoder.weights_sha256 != card.weights.sha256:
+            raise WeightsError(
+                f"'{card.name}': torch {torch.__version__} draws other weights from seed "
+                f"{card.weights.seed} (sha256 {encoder.weights_sha256}) than the card's "
+                f"{card.weights.sha256}; records made with them would not be comparable"
+            )
     else:
         encoder = _load_file(card, directory / card.weights.file, card.weights.sha256)
     _check_golden(encoder, directory / CONFIG_FILE)
@@ -156,7 +169,7 @@ def how_to_train(card: Card) -> str:
 def draw_backbone(arch: str, channels: int, seed: int) -> nn.Module:
     """A timm backbone with weights drawn from ``seed``, without touching the global generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach CUDA's too
         return create_backbone(arch, channels)
 
 
@@ -172,13 +185,15 @@ def create_backbone(arch: str, channels: int = 3) -> nn.Module:
 
 def sha256_of_state(module: nn.Module) -> str:
     """sha256 of a module's state as safetensors would store it."""
-    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    # cloned, because safetensors refuses tensors that share memory
+    state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
     return hashlib.sha256(serialise(state)).hexdigest()
 
 
 def golden_input() -> np.ndarray:
-    """(150, 128, 3) uint8: a fixed image that is neither square, grey nor of the input's size."""
-    y, x, c = np.meshgrid(np.arange(150), np.arange(128), np.arange(3), indexing="ij")
+    """(211, 187, 3) uint8: a fixed image that is neither square nor grey nor of a usual size,
+    so that cropping, resizing, luma and normalisation all show in its features."""
+    y, x, c = np.meshgrid(np.arange(211), np.arange(187), np.arange(3), indexing="ij")
     waves = x * (3 + c) + y * (5 - c) + (x * y) // 37 + 40 * ((x // 16 + y // 16) % 2)
     image: np.ndarray = (waves % 256).astype(np.uint8)
     return image
@@ -227,14 +242,20 @@ def load_strictly(backbone: nn.Module, state: dict[str, Tensor], where: str) -> 
 
 def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     """Tensors of a safetensors file; anything else, a pickle above all, is refused unread."""
+    if _looks_like_pickle(content):
+        raise WeightsError(
+            f"{where} is a pickle, not a safetensors file, and is not opened; "
+            "`cxrzoo convert` turns trusted checkpoints into safetensors"
+        )
     try:
         return parse_safetensors(content)
     except SafetensorError as error:
-        kind = "a pickle" if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged"
-        raise WeightsError(
-            f"{where} is not a safetensors file ({kind}: {error}); "
-            "`cxrzoo convert` turns trusted checkpoints into safetensors"
-        ) from None
+        raise WeightsError(f"{where} is not a safetensors file, or damaged ({error})") from None
+
+
+def _looks_like_pickle(content: bytes) -> bool:
+    """A pickle of protocol 2 or later, or the zip archive that torch.save makes."""
+    return content[:1] == b"\x80" or content[:2] == b"PK"
 
 
 def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
@@ -243,12 +264,12 @@ def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
     except FileNotFoundError:
         raise WeightsError(f"'{card.name}': weights file {path} is missing") from None
     actual = hashlib.sha256(content).hexdigest()
-    state = read_safetensors(content, str(path))
-    if actual != sha256:
+    if actual != sha256 and not _looks_like_pickle(content):
         raise WeightsError(
             f"{path} has sha256 {actual}, but the card of '{card.name}' says {sha256}: "
             "the file or the card was changed; fetch both again"
         )
+    state = read_safetensors(content, str(path))
     backbone = create_backbone(card.arch, card.input.channels)
     load_strictly(backbone, state, str(path))
     return Encoder(card, backbone, sha256)
@@ -256,12 +277,15 @@ def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
 
 def _check_golden(encoder: Encoder, path: Path) -> None:
     try:
-        expected = np.array(json.loads(path.read_text())["golden"]["features"])
+        golden = json.loads(path.read_text(encoding="utf-8"))["golden"]["features"]
+        expected = np.array(golden, dtype=np.float64)
+        if not np.isfinite(expected).all():
+            raise ValueError("it holds values that are no numbers")
     except FileNotFoundError:
         raise WeightsError(
             f"'{encoder.card.name}': {path} with the golden output is missing"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: no golden output in it ({error!r})") from None
     actual = np.array(golden_output(encoder))
     if actual.shape != expected.shape:
@@ -333,9 +357,10 @@ def _fetch_timm(name: str, repo_id: str | None) -> tuple[Path, str]:
 
 def _as_list(batch: Any) -> list[Any]:
     """A batch as a list of single images."""
+    stacked = bool(getattr(batch, "shape", ()))
+    if (stacked or isinstance(batch, list | tuple)) and not len(batch):
+        raise CxrzooError("preprocess got no images")
     if isinstance(batch, list | tuple):
-        if not batch:
-            raise CxrzooError("preprocess got an empty list of images")
         return list(batch)
     ndim = getattr(batch, "ndim", None)
     single_rgb = ndim == 3 and (batch.shape[0] in (1, 3) or batch.shape[2] in (1, 3, 4))

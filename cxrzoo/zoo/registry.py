@@ -51,8 +51,15 @@ def encoders_at_hand() -> list[str]:
 
 
 def _directories() -> dict[str, Path]:
-    return with_plugins(_cards(resources.MODEL_CARDS), ENTRY_POINTS, _cards)
+    return with_plugins(_cards(resources.MODEL_CARDS), ENTRY_POINTS, _checked_cards)
 
 
 def _cards(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in folder.glob(f"*/{CARD_FILE}")}
+
+
+def _checked_cards(folder: Path) -> dict[str, Path]:
+    found = _cards(folder)
+    for directory in found.values():
+        read_card(directory)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 
@@ -58,24 +57,24 @@ TEST = {
     "tb": [0, 1],
     "sex": ["M", None],
 }
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "name": datasets.Value("string"),
-        "patient": datasets.Value("int64"),
-        "tb": datasets.Value("int64"),
-        "sex": datasets.Value("string"),
-    }
-)
+TYPES = {"name": "string", "patient": "int64", "tb": "int64", "sex": "string"}
+
+
+def write_split(root: Path, split: str, columns: dict[str, list]) -> None:
+    import datasets  # it reads the cache's folder from the environment when it is imported
+
+    kinds = {name: datasets.Value(kind) for name, kind in TYPES.items()}
+    kinds["image"] = datasets.Image()
+    features = datasets.Features({name: kinds[name] for name in columns})
+    path = root / "mine" / "data" / f"{split}-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
 
 
 def write_repository(root: Path, train: dict[str, list], test: dict[str, list] | None) -> None:
-    (root / "mine" / "data").mkdir(parents=True)
-    for split, columns in (("train", train), ("test", test)):
-        if columns is not None:
-            features = datasets.Features({c: FEATURES[c] for c in columns})
-            made = datasets.Dataset.from_dict(columns, features=features)
-            made.to_parquet(root / "mine" / "data" / f"{split}-00000-of-00001.parquet")
+    write_split(root, "train", train)
+    if test is not None:
+        write_split(root, "test", test)
 
 
 def without(columns: dict[str, list], name: str) -> dict[str, list]:
@@ -127,11 +126,7 @@ def test_a_store_of_it_holds_the_same_pixels(table):
 def test_a_rewritten_repository_is_read_again_and_has_another_store(mine, tmp_path):
     write_repository(tmp_path, TRAIN, TEST)
     before = open_benchmark(mine, tmp_path)
-    path = tmp_path / "mine" / "data" / "test-00000-of-00001.parquet"
-    path.unlink()
-    features = datasets.Features({c: FEATURES[c] for c in TEST})
-    changed = {**TEST, "tb": [1, 1], "name": ["t1", "t3"]}
-    datasets.Dataset.from_dict(changed, features=features).to_parquet(path)
+    write_split(tmp_path, "test", {**TEST, "tb": [1, 1], "name": ["t1", "t3"]})
     after = open_benchmark(mine, tmp_path)
     assert after.ids.tolist()[-1] == "t3"
     assert after.labels[-2:, 0].tolist() == [1, 1]
@@ -183,7 +178,7 @@ def test_an_unreadable_image_is_named(mine, tmp_path, content):
     train = {**TRAIN, "image": [TRAIN["image"][0], content, TRAIN["image"][2]]}
     write_repository(tmp_path, train, TEST)
     table = open_benchmark(mine, tmp_path)
-    with pytest.raises(DataError, match=r"1 images cannot be read: .*split train image grey"):
+    with pytest.raises(DataError, match=r"1 image.s. cannot be read: .*split train image grey"):
         prepare(table, 8, "bilinear")
     prepared = prepare(table, 8, "bilinear", exclude_bad=True)
     assert prepared.table.excluded == ("grey",)

@@ -94,7 +94,9 @@ def test_an_unreadable_image_is_an_error_that_names_the_file(tmp_path, content):
     name = numbered(tmp_path / "own")
     (tmp_path / "own" / "05.png").write_bytes(content)
     for _ in range(2):  # the second time from the finished store
-        with pytest.raises(DataError, match=r"1 images cannot be read: .*/own/05\.png: not a read"):
+        with pytest.raises(
+            DataError, match=r"1 image.s. cannot be read: .*/own/05\.png: not a read"
+        ):
             prepare(open_benchmark(name), SIZE, "bilinear")
 
 

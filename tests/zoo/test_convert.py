@@ -192,7 +192,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(fresh, tmp_path, file):
         torch.save(held, path, _use_new_zipfile_serialization=file == "a.pth")
     else:
         path.write_bytes(pickle.dumps(Payload(mark), protocol=2))
-    refused(path, fresh, r"weights_only=True|not a safetensors file \(a pickle")
+    refused(path, fresh, r"weights_only=True|is a pickle, not a safetensors file")
     assert not mark.exists()
     if path.suffix == ".pth":
         torch.load(path, weights_only=False)
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_refused_by_path(fresh, tmp_path, what):
 def test_a_damaged_safetensors_checkpoint_is_refused(fresh, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes((PUBLISHED / "model.safetensors").read_bytes()[:5000])
-    refused(path, fresh, r"a\.safetensors is not a safetensors file \(damaged")
+    refused(path, fresh, r"a\.safetensors is not a safetensors file, or damaged")
 
 
 def test_a_missing_checkpoint_is_named(fresh, tmp_path):
