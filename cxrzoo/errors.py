@@ -21,7 +21,7 @@ class UnknownNameError(CxrzooError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         choices = sorted(choices)
-        shown = ", ".join(choices[:12]) + (f", and {len(choices) - 12} more" * (len(choices) > 12))
+        shown = ", ".join(choices[:25]) + (f", and {len(choices) - 25} more" * (len(choices) > 25))
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown}"
         super().__init__(f"unknown {kind} '{name}'; {hint}")
