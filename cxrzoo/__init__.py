@@ -14,18 +14,19 @@ _PUBLIC = {
     "Encoder": "cxrzoo.zoo.encoder",
     "InputContract": "cxrzoo.zoo.card",
     "Record": "cxrzoo.evaluation.record",
-    "Table": "cxrzoo.data.benchmark",
+    "Table": "cxrzoo.data.table",
     "evaluate": "cxrzoo.evaluation.sweep",
     "list_benchmarks": "cxrzoo.data.benchmark",
     "list_encoders": "cxrzoo.zoo.registry",
     "load": "cxrzoo.zoo.encoder",
-    "open_benchmark": "cxrzoo.data.benchmark",
+    "open_benchmark": "cxrzoo.data.table",
     "read_records": "cxrzoo.evaluation.record",
     "table": "cxrzoo.report.tables",
 }
 
 if TYPE_CHECKING:
-    from cxrzoo.data.benchmark import Table, list_benchmarks, open_benchmark
+    from cxrzoo.data.benchmark import list_benchmarks
+    from cxrzoo.data.table import Table, open_benchmark
     from cxrzoo.evaluation.record import Record, read_records
     from cxrzoo.evaluation.sweep import evaluate
     from cxrzoo.report.tables import table

@@ -131,8 +131,9 @@ def data_prepare(
     exclude_bad: bool,
 ) -> None:
     """Decode and resize all images once."""
-    from cxrzoo.data.benchmark import at_hand, open_benchmark
+    from cxrzoo.data.benchmark import at_hand
     from cxrzoo.data.store import prepare
+    from cxrzoo.data.table import open_benchmark
 
     for name in names or at_hand(data_root):
         table = open_benchmark(name, data_root, exclude_bad=exclude_bad)

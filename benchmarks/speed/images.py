@@ -53,8 +53,8 @@ def xrv_epoch(root: Path, workers: int) -> tuple[int, float]:
 
 def store_build(root: Path, workers: int) -> tuple[list, int, float]:
     """Prepared benchmarks, images, and seconds to decode them into a fresh store."""
-    from cxrzoo.data.benchmark import open_benchmark
     from cxrzoo.data.store import prepare
+    from cxrzoo.data.table import open_benchmark
 
     tables = [open_benchmark(name, root) for name in NAMES]
     start = time.perf_counter()

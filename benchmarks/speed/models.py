@@ -40,9 +40,9 @@ def main() -> None:
 
 def measure(name: str, device_name: str) -> list[tuple[str, float, float, float]]:
     """Rows of the table."""
-    from cxrzoo.data.benchmark import open_benchmark
     from cxrzoo.data.budget import Ranking
     from cxrzoo.data.store import prepare
+    from cxrzoo.data.table import open_benchmark
     from cxrzoo.device import pick
     from cxrzoo.evaluation.features import BATCH, embed
     from cxrzoo.evaluation.finetune import _Trainer

@@ -27,7 +27,7 @@ start = time.perf_counter()
 if sys.argv[2] == "first time":
     import torchxrayvision  # later its rows come from the cache, and it is not needed
 imported = time.perf_counter()
-from cxrzoo.data.benchmark import open_benchmark
+from cxrzoo.data.table import open_benchmark
 from cxrzoo.data.budget import Ranking
 table = open_benchmark("nih14", sys.argv[1], require_images=False)
 opened = time.perf_counter()

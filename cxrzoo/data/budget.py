@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cxrzoo.data.benchmark import TRAIN, Table
+from cxrzoo.data.table import TRAIN, Table
 from cxrzoo.errors import BudgetError
 
 FOLDS = 5

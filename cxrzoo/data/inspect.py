@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cxrzoo.data import sources
-from cxrzoo.data.benchmark import find, open_benchmark
+from cxrzoo.data.benchmark import find
 from cxrzoo.data.store import prepare
+from cxrzoo.data.table import open_benchmark
 from cxrzoo.errors import DataError
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 
 from cxrzoo import arrays, images, resources
-from cxrzoo.data.benchmark import Table
+from cxrzoo.data.table import Table
 from cxrzoo.errors import DataError, ImageError
 from cxrzoo.files import sha256_of_json
 

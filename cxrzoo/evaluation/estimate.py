@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from cxrzoo.data.benchmark import TRAIN
 from cxrzoo.data.budget import FULL
+from cxrzoo.data.table import TRAIN
 from cxrzoo.evaluation.features import BATCH, embed
 from cxrzoo.evaluation.finetune import Classifier
 from cxrzoo.evaluation.protocol import FinetuneV1

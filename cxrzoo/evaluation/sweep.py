@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from cxrzoo.data.benchmark import Table, at_hand, open_benchmark
+from cxrzoo.data.benchmark import at_hand
 from cxrzoo.data.budget import Ranking
 from cxrzoo.data.store import Prepared, peek, prepare
+from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.device import pick
 from cxrzoo.errors import BudgetError, CxrzooError, StorageError
 from cxrzoo.evaluation import protocol as protocols

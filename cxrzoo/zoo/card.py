@@ -85,7 +85,7 @@ class Card(Strict):
     """Front matter of a model card."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/._@-]*$")]
-    arch: str = Field(description="a timm architecture")
+    arch: Annotated[str, Field(pattern=r"^\w+$", description="a timm architecture")]
     tier: Literal["lite", "resnet50"] | None = None
     strategy: tuple[Stage, ...] = Field(min_length=1)
     input: InputContract

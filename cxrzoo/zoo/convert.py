@@ -21,14 +21,8 @@ from torch import Tensor, nn
 from cxrzoo.errors import CardError, UnknownNameError, WeightsError
 from cxrzoo.files import sha256_of_file, write_atomically
 from cxrzoo.zoo.card import CARD_FILE, CONFIG_FILE, Card, Weights, parse_card, split_front_matter
-from cxrzoo.zoo.encoder import (
-    Encoder,
-    config_of,
-    create_backbone,
-    load_from,
-    load_strictly,
-    read_safetensors,
-)
+from cxrzoo.zoo.encoder import Encoder, config_of, load_from
+from cxrzoo.zoo.weights import create_backbone, load_strictly, read_safetensors
 
 WEIGHTS_FILE = "model.safetensors"
 State = dict[str, Tensor]

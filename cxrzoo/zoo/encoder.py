@@ -10,19 +10,19 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from cxrzoo import images
-from cxrzoo.errors import CxrzooError, UnknownNameError, WeightsError
+from cxrzoo.errors import CxrzooError, WeightsError
 from cxrzoo.zoo import registry
-from cxrzoo.zoo.card import (
-    CONFIG_FILE,
-    Card,
-    InputContract,
-    parse_card,
+from cxrzoo.zoo.card import CONFIG_FILE, Card, InputContract, parse_card
+from cxrzoo.zoo.timm_models import load_timm
+from cxrzoo.zoo.weights import (
+    create_backbone,
+    load_strictly,
+    looks_like_pickle,
+    read_safetensors,
+    sha256_of_state,
 )
 
 GOLDEN_TOLERANCE = 1e-3
@@ -126,7 +126,7 @@ def load(name: str) -> Encoder:
             architecture, or do not reproduce the golden output.
     """
     if name.startswith("timm:"):
-        return _load_timm(name)
+        return Encoder(*load_timm(name))
     card, directory = registry.locate(name)
     return load_from(card, directory)
 
@@ -136,7 +136,7 @@ def load_from(card: Card, directory: Path) -> Encoder:
     if card.weights is None:
         raise WeightsError(how_to_train(card))
     if card.weights.file is None:
-        backbone = draw_backbone(card.arch, card.input.channels, cast(int, card.weights.seed))
+        backbone = create_backbone(card.arch, card.input.channels, cast(int, card.weights.seed))
         encoder = Encoder(card, backbone, sha256_of_state(backbone))
         if encoder.weights_sha256 != card.weights.sha256:
             raise WeightsError(
@@ -164,30 +164,6 @@ def how_to_train(card: Card) -> str:
             "a command that this version does not have yet.",
         ]
     )
-
-
-def draw_backbone(arch: str, channels: int, seed: int) -> nn.Module:
-    """A timm backbone with weights drawn from ``seed``, without touching the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach CUDA's too
-        return create_backbone(arch, channels)
-
-
-def create_backbone(arch: str, channels: int = 3) -> nn.Module:
-    """A timm architecture without its classifier; raises WeightsError for an unknown one."""
-    import timm  # two seconds, which a sweep with nothing to compute should not pay
-
-    try:
-        return timm.create_model(arch, num_classes=0, in_chans=channels)
-    except RuntimeError as error:
-        raise WeightsError(f"timm cannot build architecture '{arch}': {error}") from None
-
-
-def sha256_of_state(module: nn.Module) -> str:
-    """sha256 of a module's state as safetensors would store it."""
-    # cloned, because safetensors refuses tensors that share memory
-    state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
-    return hashlib.sha256(serialise(state)).hexdigest()
 
 
 def golden_input() -> np.ndarray:
@@ -220,51 +196,13 @@ def config_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def load_strictly(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Load ``state`` as float32; every key and shape must match, else WeightsError lists them."""
-    wanted = backbone.state_dict()
-    problems = [f"missing {k}" for k in wanted if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in wanted]
-    problems += [
-        f"{k} has shape {tuple(v.shape)}, not {tuple(wanted[k].shape)}"
-        for k, v in state.items()
-        if k in wanted and v.shape != wanted[k].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:6]) + (
-            f"; and {len(problems) - 6} more" if problems[6:] else ""
-        )
-        raise WeightsError(f"{where} does not fit the architecture: {shown}")
-    backbone.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True
-    )
-
-
-def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; anything else, a pickle above all, is refused unread."""
-    if _looks_like_pickle(content):
-        raise WeightsError(
-            f"{where} is a pickle, not a safetensors file, and is not opened; "
-            "`cxrzoo convert` turns trusted checkpoints into safetensors"
-        )
-    try:
-        return parse_safetensors(content)
-    except SafetensorError as error:
-        raise WeightsError(f"{where} is not a safetensors file, or damaged ({error})") from None
-
-
-def _looks_like_pickle(content: bytes) -> bool:
-    """A pickle of protocol 2 or later, or the zip archive that torch.save makes."""
-    return content[:1] == b"\x80" or content[:2] == b"PK"
-
-
 def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise WeightsError(f"'{card.name}': weights file {path} is missing") from None
     actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256 and not _looks_like_pickle(content):
+    if actual != sha256 and not looks_like_pickle(content):
         raise WeightsError(
             f"{path} has sha256 {actual}, but the card of '{card.name}' says {sha256}: "
             "the file or the card was changed; fetch both again"
@@ -297,62 +235,6 @@ def _check_golden(encoder: Encoder, path: Path) -> None:
             f"{deviation:.2g}, allowed {GOLDEN_TOLERANCE:g}): preprocessing, torch "
             f"{torch.__version__} or timm {version('timm')} is not what the encoder was made with"
         )
-
-
-def _load_timm(name: str) -> Encoder:
-    """A pretrained timm model, pinned by its tag; safetensors from the Hub or its cache only."""
-    import timm
-
-    model_name = name.removeprefix("timm:")
-    known = timm.list_pretrained()
-    if model_name not in known:
-        tags = [m for m in known if m.split(".")[0] == model_name]
-        raise UnknownNameError("timm model (arch.tag)", model_name, tags or known)
-    config = cast(Any, timm.get_pretrained_cfg(model_name))
-    path, revision = _fetch_timm(name, config.hf_hub_id)
-    content = path.read_bytes()
-    classifiers = [config.classifier] if isinstance(config.classifier, str) else config.classifier
-    state = {
-        key: value
-        for key, value in read_safetensors(content, str(path)).items()
-        if key.rsplit(".", 1)[0] not in (classifiers or ())
-    }
-    backbone = create_backbone(model_name.split(".")[0])
-    load_strictly(backbone, state, str(path))
-    card = parse_card(
-        {
-            "name": name,
-            "arch": model_name.split(".")[0],
-            "strategy": [{"method": "unknown", "data": None, "init": "unknown"}],
-            "input": {
-                "size_px": config.input_size[-1],
-                "mean": config.mean,
-                "std": config.std,
-                "interpolation": config.interpolation,
-            },
-            "license": config.license,
-            "provenance": f"hf:{config.hf_hub_id}@{revision}",
-        },
-        name,
-    )
-    return Encoder(card, backbone, hashlib.sha256(content).hexdigest())
-
-
-def _fetch_timm(name: str, repo_id: str | None) -> tuple[Path, str]:
-    """The model's safetensors file from the Hub's cache or the Hub, and its commit."""
-    from huggingface_hub import hf_hub_download
-
-    if not repo_id:
-        raise WeightsError(f"'{name}' is not on the Hub, so its weights cannot be fetched safely")
-    try:
-        path = Path(hf_hub_download(repo_id, "model.safetensors"))
-    except Exception as error:  # the client raises its own, httpx's and the system's errors
-        reason = str(error).split("\n")[0]
-        raise WeightsError(
-            f"'{name}': model.safetensors of {repo_id} is not in the Hub cache and could not be "
-            f"fetched ({type(error).__name__}: {reason})"
-        ) from error
-    return path, path.parent.name
 
 
 def _as_list(batch: Any) -> list[Any]:

@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 
 from cxrzoo import resources
-from cxrzoo.data.benchmark import Benchmark, SplitRule, Table
+from cxrzoo.data.benchmark import Benchmark, SplitRule
 from cxrzoo.data.rows import hash_lines
 from cxrzoo.data.sources import PhantomSource
+from cxrzoo.data.table import Table
 from cxrzoo.errors import ImageError
 
 

@@ -14,15 +14,10 @@ import pytest
 import yaml
 
 from cxrzoo import resources
-from cxrzoo.data.benchmark import (
-    at_hand,
-    find,
-    list_benchmarks,
-    open_benchmark,
-    read_benchmark,
-)
+from cxrzoo.data.benchmark import at_hand, find, list_benchmarks, read_benchmark
 from cxrzoo.data.budget import FULL, Ranking
 from cxrzoo.data.hubset import HubSource
+from cxrzoo.data.table import open_benchmark
 from cxrzoo.errors import DataError, UnknownNameError
 from tests.data.helpers import packaged_fields, use_benchmark, write_image, write_metadata
 
@@ -432,7 +427,7 @@ def test_rows_read_once_are_read_again_without_torchxrayvision(shared_data):
     table = open_benchmark("nih14", shared_data)
     program = (
         "import sys\n"
-        "from cxrzoo.data.benchmark import open_benchmark\n"
+        "from cxrzoo.data.table import open_benchmark\n"
         f"table = open_benchmark('nih14', {str(shared_data)!r})\n"
         "print(table.manifest_sha256, table.images.key)\n"
         "print(*{'torch', 'torchxrayvision', 'pandas'} & set(sys.modules))\n"

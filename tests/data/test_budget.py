@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrzoo.data.benchmark import Table, open_benchmark
 from cxrzoo.data.budget import FOLDS, FULL, Ranking
+from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.errors import BudgetError
 from tests.data.helpers import make_table, permuted
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrzoo.data.benchmark import Table, open_benchmark
+from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.errors import DataError
 from tests.data.helpers import write_image, write_metadata
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cxrzoo import images
-from cxrzoo.data.benchmark import Table, open_benchmark
 from cxrzoo.data.store import prepare
+from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.errors import DataError
 from tests.data.helpers import png, use_benchmark
 

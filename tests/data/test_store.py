@@ -10,8 +10,8 @@ import pytest
 
 from cxrzoo import images
 from cxrzoo.data import store
-from cxrzoo.data.benchmark import Table, open_benchmark
 from cxrzoo.data.store import directory_for, peek, prepare
+from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.errors import DataError
 from tests.data.helpers import make_table, png, write_image, write_metadata
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from cxrzoo.data.benchmark import open_benchmark
 from cxrzoo.data.budget import Ranking
 from cxrzoo.data.store import prepare
+from cxrzoo.data.table import open_benchmark
 from cxrzoo.errors import CxrzooError
 from cxrzoo.evaluation.finetune import Classifier, augment, finetune, predict
 from cxrzoo.evaluation.protocol import FinetuneV1
 from cxrzoo.zoo.card import InputContract
-from cxrzoo.zoo.encoder import Encoder, sha256_of_state
+from cxrzoo.zoo.encoder import Encoder
+from cxrzoo.zoo.weights import sha256_of_state
 
 CPU = torch.device("cpu")
 

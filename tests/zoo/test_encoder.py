@@ -20,8 +20,9 @@ import cxrzoo
 from cxrzoo import Encoder, InputContract
 from cxrzoo.errors import CardError, CxrzooError, ImageError, UnknownNameError, WeightsError
 from cxrzoo.zoo.card import read_card, split_front_matter
-from cxrzoo.zoo.encoder import golden_input, sha256_of_state
+from cxrzoo.zoo.encoder import golden_input
 from cxrzoo.zoo.registry import encoders_at_hand, find, list_encoders
+from cxrzoo.zoo.weights import sha256_of_state
 from tests.zoo.cards import copy_card, edit_card
 
 AT_HAND = encoders_at_hand()
