@@ -102,9 +102,9 @@ def footnotes(records: Iterable[Record]) -> list[str]:
     records = list(records)
     seeds = sorted({r.spec.seed for r in records})
     protocols = ", ".join(sorted({_how(r) for r in records}))
+    over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     notes = [
-        f"macro AUROC, mean ± standard deviation over {len(seeds)} seeds; {protocols}; "
-        "a budget counts every label used, validation included"
+        f"macro AUROC, {over}; {protocols}; a budget counts every label used, validation included"
     ]
     for name in sorted({r.spec.benchmark.name for r in records}):
         of_benchmark = [r for r in records if r.spec.benchmark.name == name]
