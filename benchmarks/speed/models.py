@@ -44,7 +44,7 @@ def measure(name: str, device_name: str) -> list[tuple[str, float, float, float]
     from cxrzoo.data.store import prepare
     from cxrzoo.data.table import open_benchmark
     from cxrzoo.device import pick
-    from cxrzoo.evaluation.features import BATCH, embed
+    from cxrzoo.evaluation.features import batch_size, embed
     from cxrzoo.evaluation.finetune import _Trainer
     from cxrzoo.evaluation.protocol import FinetuneV1
     from cxrzoo.zoo.encoder import load
@@ -54,13 +54,13 @@ def measure(name: str, device_name: str) -> list[tuple[str, float, float, float]
     size = encoder.card.input.size_px
     prepared = prepare(open_benchmark("phantom").limited(400), size, "bilinear")
     pixels = prepared.store[np.arange(EMBED_IMAGES) % len(prepared.store)]
-    x = torch.randn(BATCH, 3, size, size, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
+    batch = batch_size(device)
+    x = torch.randn(batch, 3, size, size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
 
     def bare_embed() -> None:
         with torch.inference_mode():
-            for _ in range(EMBED_IMAGES // BATCH):
+            for _ in range(EMBED_IMAGES // batch):
                 encoder.backbone(x)
 
     protocol = FinetuneV1()

@@ -16,7 +16,7 @@ from torch import nn
 from cxrzoo.data.budget import Budget
 from cxrzoo.data.store import Prepared
 from cxrzoo.device import environment, peak_memory_mb, probe_device
-from cxrzoo.errors import CardError
+from cxrzoo.errors import CardError, WeightsError
 from cxrzoo.evaluation import features, finetune, metrics, probe, record
 from cxrzoo.evaluation import protocol as protocols
 from cxrzoo.evaluation.protocol import LinearV1, Protocol
@@ -52,8 +52,7 @@ class Subject:
             return cls.of(zoo.load(encoder))
         card, directory = registry.locate(encoder)
         if card.weights is None:
-            zoo.load_from(card, directory)  # raises, and says how it is trained
-            raise AssertionError("unreachable")
+            raise WeightsError(zoo.how_to_train(card))
         return cls(card, card.weights.sha256, lambda: zoo.load_from(card, directory))
 
     @cached_property

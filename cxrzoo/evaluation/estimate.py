@@ -11,7 +11,7 @@ import torch
 
 from cxrzoo.data.budget import FULL
 from cxrzoo.data.table import TRAIN
-from cxrzoo.evaluation.features import BATCH, embed
+from cxrzoo.evaluation.features import batch_size, embed
 from cxrzoo.evaluation.finetune import Classifier
 from cxrzoo.evaluation.protocol import FinetuneV1
 from cxrzoo.evaluation.sweep import Planned, Sweep
@@ -23,9 +23,9 @@ _REPEATS = 2
 def embedding_rate(encoder: Encoder, device: torch.device) -> float:
     """Images a second of frozen features, after one batch of warming up."""
     size = encoder.card.input.size_px
-    pixels = np.zeros((BATCH, size, size), dtype=np.uint8)
+    pixels = np.zeros((batch_size(device), size, size), dtype=np.uint8)
     encoder = encoder.to(device)
-    return BATCH / _seconds(lambda: embed(encoder, pixels, device), device)
+    return len(pixels) / _seconds(lambda: embed(encoder, pixels, device), device)
 
 
 def training_rate(encoder: Encoder, protocol: FinetuneV1, device: torch.device) -> float:

@@ -12,8 +12,11 @@ from cxrzoo.data.store import Prepared
 from cxrzoo.files import sha256_of_json
 from cxrzoo.zoo.encoder import Encoder
 
-BATCH = 64
 PRECISION = "float32"
+_BATCH = {"cuda": 256}
+_BATCH_ELSEWHERE = 32
+"""A CPU is fastest while a batch's activations fit its caches: at 128 px, 32 images embed a third
+faster than 64 here."""
 _CHUNK = 512
 """A multiple of the batch, so that a resumed run cuts the same batches and gets the same bits."""
 
@@ -52,15 +55,21 @@ def extract(encoder: Encoder, prepared: Prepared, device: torch.device) -> np.nd
     return rows
 
 
+def batch_size(device: torch.device) -> int:
+    """Images embedded at a time on ``device``."""
+    return _BATCH.get(device.type, _BATCH_ELSEWHERE)
+
+
 def embed(encoder: Encoder, pixels: np.ndarray, device: torch.device) -> np.ndarray:
-    """(n, S, S) uint8 grey to (n, D) float32, in batches of 64; the encoder is on ``device``."""
+    """(n, S, S) uint8 grey to (n, D) float32, in batches; the encoder is on ``device``."""
+    size = batch_size(device)
     out = np.empty((len(pixels), encoder.num_features), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, len(pixels), BATCH):
-            batch = torch.from_numpy(np.array(pixels[start : start + BATCH]))
+        for start in range(0, len(pixels), size):
+            batch = torch.from_numpy(np.array(pixels[start : start + size]))
             x = encoder.normalize(batch.to(device, non_blocking=True))
             x = x.contiguous(memory_format=torch.channels_last)
-            out[start : start + BATCH] = encoder(x).float().cpu().numpy()
+            out[start : start + size] = encoder(x).float().cpu().numpy()
     return out
 
 

@@ -88,8 +88,9 @@ class Sweep:
         Raises:
             BudgetError: a budget fits none of the benchmarks.
         """
-        subjects = [Subject.of(e) for e in self.encoders or encoders_at_hand()]
-        tables = [self._open(name) for name in self.benchmarks or at_hand(self.data_root)]
+        subjects = [Subject.of(e) for e in dict.fromkeys(self.encoders or encoders_at_hand())]
+        names = dict.fromkeys(self.benchmarks or at_hand(self.data_root))
+        tables = [self._open(name) for name in names]
         self._check_budgets(tables)
         return [
             entry
@@ -107,7 +108,9 @@ class Sweep:
                 _say(f"left out: {entry.encoder} on {entry.benchmark}: {entry.reason}")
         todo = sum(p.state == "missing" for p in planned)
         with tqdm(total=todo, desc="cells", unit="cell", disable=not todo) as bar:
-            for entry in planned:
+            for before, entry in zip([None, *planned], planned, strict=False):
+                if before is not None and before.subject is not entry.subject:
+                    before.subject.features.clear()  # one encoder's features in memory at a time
                 if entry.record is not None:
                     result.records.append(entry.record)
                     result.cached += 1
@@ -135,7 +138,7 @@ class Sweep:
 
     def _plan_pair(self, subject: Subject, draws: _Draws, decode: bool) -> Iterator[Planned]:
         prepared, rankings = draws.at(subject.card.input, decode)
-        for size in self.budgets:
+        for size in dict.fromkeys(self.budgets):
             for ranking in rankings:
                 yield self._plan_cell(subject, draws.table, prepared, size, ranking)
 
