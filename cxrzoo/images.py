@@ -104,7 +104,7 @@ def _grey8_pil(image: Image.Image) -> np.ndarray:
     except (OSError, SyntaxError) as error:
         raise ImageError(f"not a readable image ({_short(error)})") from error
     if image.mode in ("L", "1", "LA", "La"):
-        return np.asarray(image.convert("L"))
+        return np.asarray(image if image.mode == "L" else image.convert("L"))
     if image.mode.startswith("I") or image.mode == "F":
         return _levels(np.asarray(image))
     if image.mode == "P":  # Pillow wants transparent palettes to go through RGBA

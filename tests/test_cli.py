@@ -106,7 +106,7 @@ def test_data_prepare_and_check_a_folder(tmp_path):
 def test_eval_prints_the_table_to_stdout_and_everything_else_to_stderr(tmp_path):
     result = run("eval", "-e", "random-init", *QUICK, "-o", tmp_path, "--protocol", "linear")
     assert result.stdout.startswith("| encoder")
-    assert "a phantom: rendered" in result.stdout
+    assert "a digital phantom" in result.stdout
     assert "limited to 60 images a split" in result.stdout
     assert "2 cells computed, 0 already there, 0 failed" in result.stderr
     again = run("eval", "-e", "random-init", *QUICK, "-o", tmp_path, "--protocol", "linear")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from cxrzoo.files import sha256_of_json
 
 _CHUNK = 512
 """Images between two commits to disk: a kill loses at most so many."""
+_GROUP = 16
+"""Images a thread takes at a time; handing them out one by one costs a quarter of the speed."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,15 @@ def _decoder(table: Table, size_px: int, interpolation: str, workers: int) -> ar
         except ImageError as error:
             return str(error)
 
+    def decode_group(first: int, stop: int) -> list[np.ndarray | str]:
+        return [decode(index) for index in range(first, min(first + _GROUP, stop))]
+
     def fill(start: int, stop: int) -> tuple[np.ndarray, dict[str, str]]:
         rows = np.zeros((stop - start, size_px, size_px), dtype=np.uint8)
         bad: dict[str, str] = {}
         with ThreadPoolExecutor(workers) as pool:
-            for offset, result in enumerate(pool.map(decode, range(start, stop))):
+            groups = pool.map(lambda first: decode_group(first, stop), range(start, stop, _GROUP))
+            for offset, result in enumerate(chain.from_iterable(groups)):
                 if isinstance(result, str):
                     bad[str(start + offset)] = result
                 else:

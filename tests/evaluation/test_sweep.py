@@ -90,7 +90,7 @@ def test_the_record_says_what_it_rests_on(tmp_path):
     assert made.spec.benchmark.limit == 60
     assert sum(made.result["budget_labels"]["Effusion"].values()) <= 20
     assert made.declared["notes"] == [
-        "a phantom: rendered, not radiographs, and no evidence for any claim"
+        "a digital phantom, not radiographs; no evidence for any claim"
     ]
     text = made.model_dump_json()
     assert str(tmp_path) not in text
