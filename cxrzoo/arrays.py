@@ -1,8 +1,8 @@
 """Large arrays built chunk by chunk on disk: resumable after a kill, safe for two builders.
 
 A directory holds ``data.bin`` (rows in C order), ``journal.jsonl`` (one line a finished
-chunk) while it grows, and ``meta.json`` once it is whole. Rows are appended and synced
-before their chunk is journalled, so whatever the journal says is there, is there.
+chunk, with its checksum) while it grows, and ``meta.json`` once it is whole. Going on checks
+every chunk of the journal against the data, so that nothing has to wait for the disk but the end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,15 @@ def _build(
         for start in range(done, shape[0], chunk):
             stop = min(start + chunk, shape[0])
             rows, chunk_notes = fill(start, stop)
-            line = json.dumps({"stop": stop, "notes": chunk_notes}) + "\n"
+            content = np.ascontiguousarray(rows, dtype=dtype).tobytes()
+            entry = {"stop": stop, "crc32": zlib.crc32(content), "notes": chunk_notes}
             with storage_errors(directory, label):
-                _append(data, np.ascontiguousarray(rows, dtype=dtype).tobytes())
-                _append(journal, line.encode())
+                _append(data, content)
+                _append(journal, json.dumps(entry).encode() + b"\n")
             notes.update(chunk_notes)
             bar.update(stop - start)
+        with storage_errors(directory, label):
+            os.fsync(data.fileno())
     meta: dict[str, Any] = {
         "shape": shape,
         "dtype": dtype,
@@ -115,30 +119,31 @@ def _build(
 
 
 def _append(file: IO[bytes], content: bytes) -> None:
-    """Write all of ``content`` and wait until the disk has it."""
+    """Write all of ``content``; an unbuffered file may take it in parts."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
 
 
 def _read_journal(directory: Path, row_bytes: int) -> tuple[int, dict[str, str]]:
-    """Rows finished so far and their notes; what the journal says beyond the data is dropped."""
+    """Rows finished so far and their notes, up to the first chunk that the data do not hold."""
     done, notes, valid = 0, {}, ""
     path = directory / "journal.jsonl"
     if not path.exists() or not (directory / "data.bin").exists():
         return 0, {}
-    size = (directory / "data.bin").stat().st_size
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if entry["stop"] * row_bytes > size:
-            break
-        done = entry["stop"]
-        notes.update(entry["notes"])
-        valid += line + "\n"
+    with (directory / "data.bin").open("rb") as data:
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            length = (entry["stop"] - done) * row_bytes
+            content = data.read(length)
+            if len(content) != length or zlib.crc32(content) != entry["crc32"]:
+                break
+            done = entry["stop"]
+            notes.update(entry["notes"])
+            valid += line + "\n"
     write_atomically(path, valid.encode())
     return done, notes
 

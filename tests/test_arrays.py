@@ -140,6 +140,16 @@ def test_rows_that_the_journal_promises_but_the_file_lacks_are_not_invented(tmp_
     assert np.array_equal(build(tmp_path / "a", Filler()).data, WHOLE)
 
 
+def test_a_chunk_whose_bytes_are_not_what_was_written_is_filled_again(tmp_path):
+    interrupted_at(9, tmp_path / "a")
+    with (tmp_path / "a" / "data.bin").open("r+b") as data:
+        data.seek(4 * WIDTH)
+        data.write(bytes(b ^ 255 for b in WHOLE[4].tobytes()))
+    again = Filler()
+    assert np.array_equal(build(tmp_path / "a", again).data, WHOLE)
+    assert again.starts == [3, 6, 9]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "longer", "no data", "no meta", "half a meta"])
 def test_a_damaged_finished_array_is_not_accepted_but_built_again(tmp_path, damage):
     build(tmp_path / "a", Filler())
