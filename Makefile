@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export CXRZOO_CACHE ?= $(CURDIR)/.cache
-DATA ?= ../shared/data
+DATA ?= $(CXRZOO_DATA)
 
 .PHONY: demo test lint speed clean
 
