@@ -245,8 +245,7 @@ def eval_command(
     )
     if result.records:
         click.echo(table(result.records, "json" if as_json else "github"))
-    if result.failures:
-        raise CxrzooError("\n".join([f"{len(result.failures)} cells failed:", *result.failures]))
+    result.raise_failures()
 
 
 @main.command("table")

@@ -27,6 +27,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def safe_name(name: str) -> str:
+    """A name as one part of a path: only letters, digits and ``._-`` are kept."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
 def sha256_of_file(path: Path) -> str:
     """The hexadecimal sha256 of a file's content."""
     with path.open("rb") as file:

@@ -63,9 +63,8 @@ def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:
     else:
         reader = partial(read_hub, source, labels, root, stamps)
     versions = [importlib.metadata.version(p) for p in ("torchxrayvision", "datasets")]
-    versions += [
-        sha256_of_file(Path(str(m.__file__))) for m in (hubset, xrv)
-    ]  # an edit changes rows
+    # the readers' own source: an edit to them may change a row
+    versions += [sha256_of_file(Path(str(module.__file__))) for module in (hubset, xrv)]
     key = sha256_of_json([source.model_dump(mode="json"), labels, str(root.resolve()),
                           sorted(stamps.items()), versions])  # fmt: skip
     return _cached(key, reader)

@@ -19,7 +19,7 @@ import PIL
 from cxrzoo import arrays, images, resources
 from cxrzoo.data.table import Table
 from cxrzoo.errors import DataError, ImageError
-from cxrzoo.files import sha256_of_json
+from cxrzoo.files import safe_name, sha256_of_json
 
 _CHUNK = 512
 """Images between two commits to disk: a kill loses at most so many."""
@@ -54,7 +54,9 @@ def directory_for(table: Table, size_px: int, interpolation: str) -> Path:
     key = sha256_of_json(
         [table.images.key, size_px, interpolation, images.VERSION, PIL.__version__]
     )
-    return resources.cache_dir() / "stores" / f"{_safe(table.benchmark.name)}-{size_px}-{key[:24]}"
+    return (
+        resources.cache_dir() / "stores" / f"{safe_name(table.benchmark.name)}-{size_px}-{key[:24]}"
+    )
 
 
 def prepare(
@@ -132,7 +134,3 @@ def _decoder(table: Table, size_px: int, interpolation: str, workers: int) -> ar
         return rows, bad
 
     return fill
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

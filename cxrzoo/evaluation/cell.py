@@ -21,7 +21,6 @@ from cxrzoo.evaluation import features, finetune, metrics, probe, record
 from cxrzoo.evaluation import protocol as protocols
 from cxrzoo.evaluation.protocol import LinearV1, Protocol
 from cxrzoo.evaluation.record import Record, Spec
-from cxrzoo.files import sha256_of_json
 from cxrzoo.zoo import encoder as zoo
 from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import Card
@@ -188,7 +187,7 @@ def _linear(
 
 def _features(cell: Cell, device: torch.device) -> np.ndarray:
     """The benchmark's features, kept in memory as long as the subject stays on it."""
-    key = cell.prepared.pixels_sha256 + sha256_of_json(list(cell.prepared.table.excluded))
+    key = cell.prepared.pixels_sha256
     if key not in cell.subject.features:
         cell.subject.features.clear()
         encoder = cell.subject.encoder

@@ -24,14 +24,15 @@ def embedding_rate(encoder: Encoder, device: torch.device) -> float:
     """Images a second of frozen features, after one batch of warming up."""
     size = encoder.card.input.size_px
     pixels = np.zeros((batch_size(device), size, size), dtype=np.uint8)
-    encoder = encoder.to(device)
+    encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return len(pixels) / _seconds(lambda: embed(encoder, pixels, device), device)
 
 
 def training_rate(encoder: Encoder, protocol: FinetuneV1, device: torch.device) -> float:
     """Images a second of fine-tuning, forward and backward."""
     size = encoder.card.input.size_px
-    model = Classifier(encoder, torch.zeros(1)).to(device).train()
+    model = Classifier(encoder, torch.zeros(1)).train()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels = torch.zeros(protocol.batch_size, 1, size, size, device=device)
 
     def step() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from cxrzoo import arrays, resources
 from cxrzoo.data.store import Prepared
-from cxrzoo.files import sha256_of_json
+from cxrzoo.files import safe_name, sha256_of_json
 from cxrzoo.zoo.encoder import Encoder
 
 PRECISION = "float32"
@@ -42,7 +42,7 @@ def extract(encoder: Encoder, prepared: Prepared, device: torch.device) -> np.nd
         PRECISION,
         prepared.pixels_sha256,
     ]
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in encoder.card.name)
+    name = safe_name(encoder.card.name)
     finished = arrays.open_or_build(
         resources.cache_dir() / "features" / f"{name}-{sha256_of_json(identity)[:24]}",
         shape=(len(prepared.store), encoder.num_features),

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from cxrzoo.errors import RecordError
-from cxrzoo.files import sha256_of_json, write_atomically
+from cxrzoo.files import safe_name, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict, plain_lines
 from cxrzoo.zoo.card import InputContract
 
@@ -115,8 +115,7 @@ def seal(
 
 def file_name(spec: Spec) -> str:
     """``encoder/benchmark/protocol-bBUDGET-sSEED-KEY.json``."""
-    parts = (spec.encoder.name, spec.benchmark.name)
-    folder = "/".join("".join(c if c.isalnum() or c in "._-" else "-" for c in p) for p in parts)
+    folder = f"{safe_name(spec.encoder.name)}/{safe_name(spec.benchmark.name)}"
     stem = f"{spec.protocol['name']}-b{spec.budget.size}-s{spec.seed}-{spec.run_key[:8]}"
     return f"{folder}/{stem}.json"
 

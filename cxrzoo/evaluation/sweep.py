@@ -214,6 +214,11 @@ class SweepResult:
     cached: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def raise_failures(self) -> None:
+        """Raise one CxrzooError that lists the cells that failed, if any did."""
+        if self.failures:
+            raise CxrzooError("\n".join([f"{len(self.failures)} cells failed:", *self.failures]))
+
 
 def evaluate(
     encoders: Sequence[str | Encoder] | None = None,
@@ -267,8 +272,7 @@ def evaluate(
         overwrite=overwrite,
     )
     result = sweep.run(sweep.plan())
-    if result.failures:
-        raise CxrzooError("\n".join([f"{len(result.failures)} cells failed:", *result.failures]))
+    result.raise_failures()
     return result.records
 
 

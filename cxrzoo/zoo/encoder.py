@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cxrzoo import images
 from cxrzoo.errors import CxrzooError, WeightsError
+from cxrzoo.files import sha256_of_json
 from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import CONFIG_FILE, Card, InputContract, parse_card
 from cxrzoo.zoo.timm_models import load_timm
@@ -37,7 +38,8 @@ class Encoder(nn.Module):
     Attributes:
         card: the model card; says everything about the encoder.
         num_features: D, the length of one feature vector.
-        weights_sha256: of the weights file, or of the drawn weights where there is no file.
+        weights_sha256: of the weights file, or of the drawn weights where there is no file; of a
+            module given by the caller, of all that is known of it (see ``from_module``).
     """
 
     def __init__(
@@ -64,7 +66,12 @@ class Encoder(nn.Module):
     def from_module(
         cls, module: nn.Module, *, name: str, num_features: int, contract: InputContract
     ) -> Encoder:
-        """Wrap your own module, which maps (N, C, S, S) to (N, num_features), for ``evaluate``."""
+        """Wrap your own module, which maps (N, C, S, S) to (N, num_features), for ``evaluate``.
+
+        Features and records are kept by ``weights_sha256``. A module's code is not in its state,
+        so the hash covers its structure and its golden output too: change ``forward``, and
+        nothing old is taken for new.
+        """
         card = parse_card(
             {
                 "name": name,
@@ -75,7 +82,10 @@ class Encoder(nn.Module):
             },
             f"Encoder.from_module of '{name}'",
         )
-        return cls(card, module, sha256_of_state(module), num_features=num_features)
+        encoder = cls(card, module, sha256_of_state(module), num_features=num_features)
+        golden = [f"{value:.3g}" for value in golden_output(encoder)]
+        encoder.weights_sha256 = sha256_of_json([encoder.weights_sha256, repr(module), golden])
+        return encoder
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of prepared images: (N, C, S, S) float32 to (N, D)."""
