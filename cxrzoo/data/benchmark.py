@@ -25,13 +25,49 @@ class SplitRule(Strict):
     """How rows become train and test.
 
     ``given``: the source says. ``hashed``: patients by hash, ``test_fraction`` of them to test.
-    ``official``: the dataset's published lists when the copy is complete, else ``hashed``.
+    ``official``: the dataset's published lists when the copy is complete, else ``hashed``;
+    the lists name the images, or their originals where the source maps images to such.
     """
 
     rule: Literal["given", "hashed", "official"]
     test_fraction: float = Field(1 / 3, gt=0, lt=1)
     train_list: str | None = None
     test_list: str | None = None
+
+
+class LabelPolicy(Strict):
+    """What becomes of labels that are neither 0 nor 1.
+
+    A label is *uncertain* when the source says so (-1 in CheXpert and its kin), or when the
+    readers of an image disagree; it is *missing* when the source says nothing.
+    ``mask``: unknown, left out of training and test. ``ones``, ``zeros``: taken as positive,
+    as negative. ``majority``: what more than half of the readers say; a tie is masked.
+    """
+
+    uncertain: Literal["mask", "ones", "zeros", "majority"] = "mask"
+    missing: Literal["mask", "zeros"] = "mask"
+
+    @property
+    def name(self) -> str:
+        """The policy in a word, or in words where the two differ."""
+        same = self.uncertain == self.missing
+        return self.uncertain if same else f"uncertain {self.uncertain}, missing {self.missing}"
+
+
+class CompleteCopy(Strict):
+    """What a complete copy of the public set holds, to know one and to notice another edition.
+
+    All of it is about the rows that the benchmark uses, outside external test sets, whose images
+    ``external`` counts. ``positives`` are by label, ``splits`` the images of the official split.
+    ``rows_sha256`` is ``table.rows_sha256``; None where the membership is not public.
+    """
+
+    images: int
+    patients: int | None = None
+    positives: dict[str, int] | None = None
+    splits: dict[str, int] = Field(default_factory=dict)
+    external: dict[str, int] = Field(default_factory=dict)
+    rows_sha256: str | None = None
 
 
 class Benchmark(Strict):
@@ -42,22 +78,48 @@ class Benchmark(Strict):
     title: str
     source: Annotated[Source, Field(discriminator="kind")]
     labels: tuple[str, ...]
-    label_policy: Literal["mask"] = "mask"
+    label_policy: LabelPolicy = LabelPolicy()
     patient_key: str = Field(description="what identifies a patient, or 'per-image'")
     split: SplitRule
-    complete_images: int | None = Field(None, description="images of the complete public copy")
+    complete: CompleteCopy | None = Field(None, description="None where nobody can say")
+    dataset: str | None = Field(None, description="id in overlap.yaml, where it is not the name")
+    verified: Literal["images", "metadata", "documentation"] = Field(
+        description="what this file has been run on: real images, the publisher's own table with "
+        "generated images, or a table made after the publisher's documentation"
+    )
     flip_allowed: bool = False
     notes: tuple[str, ...] = Field((), description="shown under every table with this benchmark")
+    access: Literal["open", "registration", "credentialed", "embedded", "own"]
     licence: str
     get: str = Field(description="how to get the images and where to put them")
     citation: str
 
+    @property
+    def split_id(self) -> str:
+        """``official`` for the dataset's own split, else our hashed one of this version."""
+        return f"cxrzoo-v{self.version}" if self.split.rule == "hashed" else "official"
+
+    @property
+    def per_image(self) -> bool:
+        """Whether patients are not known, so that each image counts as one."""
+        return self.patient_key.startswith("per-image")
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What every table with this benchmark must say."""
+        guess = "patients are not known: split per image, one patient may be on both sides"
+        return (*self.notes, guess) if self.per_image else self.notes
+
     @model_validator(mode="after")
-    def _every_label_has_a_column(self) -> Benchmark:
+    def _consistent(self) -> Benchmark:
         if isinstance(self.source, HubSource):
             for label in self.labels:
                 if label not in self.source.label_columns:
                     raise ValueError(f"label '{label}' is not in source.label_columns")
+        if self.complete and self.complete.positives:
+            odd = set(self.complete.positives) - set(self.labels)
+            if odd:
+                raise ValueError(f"complete.positives has {min(odd)}, which is no label")
         return self
 
 
@@ -106,7 +168,7 @@ def _files() -> dict[str, Path]:
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.glob("*.yaml")}
+    return {path.stem: path for path in folder.glob("*.yaml") if path.stem != "overlap"}
 
 
 def _checked_files(folder: Path) -> dict[str, Path]:
@@ -129,10 +191,9 @@ def _folder_benchmark(name: str) -> Benchmark:
         labels=layout.labels,
         patient_key=layout.patient_key,
         split=SplitRule(rule="given" if layout.has_split else "hashed"),
-        notes=(
-            "the user's own folder, not a public benchmark",
-            *(("patient key per-image",) if layout.patient_key == "per-image" else ()),
-        ),
+        verified="images",
+        notes=("the user's own folder, not a public benchmark",),
+        access="own",
         licence="the user's own",
         get=f"the images are in {path}",
         citation="none",

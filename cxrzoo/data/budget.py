@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from cxrzoo.data.table import TRAIN, Table
+from cxrzoo.data.split import TRAIN
+from cxrzoo.data.table import Table
 from cxrzoo.errors import BudgetError
 
 FOLDS = 5

@@ -13,7 +13,7 @@ from cxrzoo.data.rows import Rows, stamp
 from cxrzoo.errors import DataError
 from cxrzoo.schema import Strict
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm")
 _NEGATIVE_CLASSES = {"normal", "negative", "no finding", "no_finding", "healthy", "control", "0"}
 
 
@@ -42,12 +42,14 @@ class FolderLayout:
         return Rows(
             ids=files,
             files=files,
+            origins=files,
             patients=np.array([e[1] for e in self.entries], dtype=str),
             labels=np.array([e[3] for e in self.entries], dtype=np.float32).reshape(
                 len(files), len(self.labels)
             ),
             splits=np.array([e[2] for e in self.entries], dtype="U16"),
             stamps=np.array(stamps, dtype=str),
+            covariates=np.empty((len(files), 0), dtype=str),
         )
 
 
@@ -113,7 +115,7 @@ def _class_layout(path: Path) -> FolderLayout:
         (str(file.relative_to(path)), split, file.relative_to(base).parts[0])
         for split, base in bases.items()
         for file in sorted(base.glob("*/**/*"))
-        if file.suffix.lower() in _IMAGE_SUFFIXES
+        if file.suffix.lower() in IMAGE_SUFFIXES
     ]
     classes = sorted({name for *_, name in found})
     if len(classes) < 2:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 
 from cxrzoo import images as pixels
-from cxrzoo.errors import DataError
+from cxrzoo.errors import DataError, ImageError
+
+UNCERTAIN = -1.0
+"""A label that its source calls uncertain; a benchmark's label policy decides what it becomes."""
+_IN_ARCHIVE = "::"
+"""Between a zip file and the name of a member of it."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +28,24 @@ class Rows:
     """What a source knows of its N images, as arrays of length N.
 
     ``files`` locate the images for ``images``; ``stamps`` change when an image's bytes may
-    have changed, and are empty for a missing file; ``splits`` are empty where the source
-    has no opinion. ``labels`` is (N, L) float32 of 0, 1 and NaN.
+    have changed, and are empty for a missing file; ``origins`` are the names by which published
+    lists know the images; ``splits`` are empty where the source has no opinion.
+    ``labels`` is (N, L) float32 of 0, 1, NaN (missing) and, where the source declares uncertain
+    labels, ``UNCERTAIN`` or the share of readers who saw the finding. ``covariates`` is (N, K)
+    text: view, source and the like.
     """
 
     ids: np.ndarray
     files: np.ndarray
+    origins: np.ndarray
     patients: np.ndarray
     labels: np.ndarray
     splits: np.ndarray
     stamps: np.ndarray
+    covariates: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def take(self, index: np.ndarray) -> Rows:
         """The rows at ``index``."""
@@ -66,14 +82,31 @@ class Images(Protocol):
 
 
 class FileImages:
-    """Images in files below a folder."""
+    """Images in files below a folder, or in zip files there."""
 
     def __init__(self, root: Path, files: np.ndarray, stamps: np.ndarray) -> None:
         self._root, self._files, self._stamps = root, files, stamps
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._opening = Lock()
 
     def grey(self, index: int) -> np.ndarray:
-        path = self._root / str(self._files[index])
-        return pixels.read(path, str(path))
+        file, _, member = str(self._files[index]).partition(_IN_ARCHIVE)
+        path = self._root / file
+        return (
+            pixels.read(self._extract(path, member), f"{path} member {member}")
+            if member
+            else pixels.read(path, str(path))
+        )
+
+    def _extract(self, path: Path, member: str) -> bytes:
+        """A member of a zip file; an archive is opened once and may be read by many threads."""
+        try:
+            with self._opening:
+                if path not in self._archives:
+                    self._archives[path] = zipfile.ZipFile(path)
+            return self._archives[path].read(member)
+        except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ImageError(f"{path} member {member}: not readable ({error})") from error
 
     def take(self, index: np.ndarray) -> FileImages:
         return FileImages(self._root, self._files[index], self._stamps[index])
@@ -96,20 +129,25 @@ def stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
+def in_archive(archive: str, member: str) -> str:
+    """How ``Rows.files`` call a member of a zip file."""
+    return f"{archive}{_IN_ARCHIVE}{member}"
+
+
 def hash_lines(*columns: np.ndarray) -> str:
     """sha256 of text columns of equal length, row by row."""
     text = "\n".join(map("\t".join, zip(*columns, strict=True)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def column_of(frame: Any, column: str, where: Path) -> Any:
+def column_of(frame: Any, column: str, where: object) -> Any:
     """A column of a pandas frame; raises DataError naming ``where`` and the columns there are."""
     if column not in frame.columns:
         raise DataError(f"{where}: no column '{column}'; there are {', '.join(frame.columns)}")
     return frame[column]
 
 
-def text_column(frame: Any, column: str, where: Path) -> np.ndarray:
+def text_column(frame: Any, column: str, where: object) -> np.ndarray:
     """A column as text, empty where it has no value."""
     series = column_of(frame, column, where)
     values = zip(series, series.isna(), strict=True)

@@ -17,7 +17,7 @@ import numpy as np
 from cxrzoo import resources
 from cxrzoo.data import hubset, phantom, xrv
 from cxrzoo.data.folder import FolderSource, folder_layout
-from cxrzoo.data.hubset import HubImages, HubSource, read_hub
+from cxrzoo.data.hubset import HubImages, HubSource, place_of, read_hub
 from cxrzoo.data.rows import FileImages, Images, Rows, hash_lines, stamp
 from cxrzoo.data.xrv import XrvSource, read_xrv
 from cxrzoo.errors import DataError
@@ -46,6 +46,16 @@ def folders(source: Source) -> list[str]:
     return [source.folder] if isinstance(source, HubSource) else []
 
 
+def covariates(source: Source) -> list[str]:
+    """Names of the columns of ``Rows.covariates``."""
+    return source.covariates if isinstance(source, XrvSource) else []
+
+
+def has_uncertain(source: Source) -> bool:
+    """Whether the source's labels may be uncertain, for a label policy to decide."""
+    return isinstance(source, XrvSource) and source.has_uncertain
+
+
 def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:
     """The rows of a source, from the cache when none of its files has changed since.
 
@@ -56,12 +66,14 @@ def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:
         return _read_phantom(labels)
     if isinstance(source, FolderSource):
         return folder_layout(Path(source.path)).rows()
-    stamps = _stamps(source, root)
     reader: Callable[[], Rows]
     if isinstance(source, XrvSource):
+        stamps = _stamps(source, root)
         reader = partial(read_xrv, source, labels, root, stamps)
     else:
-        reader = partial(read_hub, source, labels, root, stamps)
+        place = place_of(source, root)
+        stamps = {place.path: place.revision} if place.revision else _stamps(source, root)
+        reader = partial(read_hub, source, labels, place, stamps)
     versions = [importlib.metadata.version(p) for p in ("torchxrayvision", "datasets")]
     # the readers' own source: an edit to them may change a row
     versions += [sha256_of_file(Path(str(module.__file__))) for module in (hubset, xrv)]
@@ -75,9 +87,8 @@ def images(source: Source, root: Path, rows: Rows) -> Images:
     if isinstance(source, PhantomSource):
         return PhantomImages(rows.ids)
     if isinstance(source, HubSource):
-        return HubImages(
-            root / source.folder, source.image_column, rows.ids, rows.files, rows.stamps
-        )
+        place = place_of(source, root)
+        return HubImages(place, source.image_column, rows.ids, rows.files, rows.stamps)
     base = Path(source.path) if isinstance(source, FolderSource) else root
     return FileImages(base, rows.files, rows.stamps)
 
@@ -115,10 +126,12 @@ def _read_phantom(labels: tuple[str, ...]) -> Rows:
     return Rows(
         ids=ids,
         files=ids,
+        origins=ids,
         patients=np.array([s.patient_id for s in studies]),
         labels=np.array([s.labels for s in studies], dtype=np.float32),
         splits=np.full(len(ids), "", dtype="U16"),
         stamps=np.full(len(ids), _phantom_stamp()),
+        covariates=np.empty((len(ids), 0), dtype=str),
     )
 
 

@@ -7,7 +7,7 @@ the order of a CSV or of a directory.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +16,9 @@ import numpy as np
 from cxrzoo import resources
 from cxrzoo.data import sources
 from cxrzoo.data.benchmark import Benchmark, find
-from cxrzoo.data.rows import Images, Rows
+from cxrzoo.data.rows import UNCERTAIN, Images, Rows
+from cxrzoo.data.split import check_split, is_inside, split_rows, test_sets, unit_hash
 from cxrzoo.errors import DataError
-
-TRAIN, TEST, UNUSED = "train", "test", "unused"
-_COMPLETE = 0.99
-"""Share of a dataset's images from which on a copy counts as complete."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,9 @@ class Table:
         images: how to get the N images.
         notes: what every table that shows this benchmark must say.
         split_name: which split was used, in words.
+        split_id: which split was used, as pretraining data name it: ``official`` or
+            ``cxrzoo-v<version>``.
+        covariates: (N,) texts by name: view, source and what else may be a shortcut.
         excluded: ids left out on the user's explicit word.
         limit: at most so many images of each split were kept; None for all.
     """
@@ -48,6 +48,8 @@ class Table:
     images: Images
     notes: tuple[str, ...]
     split_name: str
+    split_id: str
+    covariates: dict[str, np.ndarray] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
     limit: int | None = None
 
@@ -61,16 +63,12 @@ class Table:
     @property
     def test_sets(self) -> list[str]:
         """``test`` and the external test sets, in that order."""
-        return [TEST, *sorted(set(self.splits.tolist()) - {TRAIN, TEST, UNUSED})]
+        return test_sets(self.splits)
 
     @cached_property
     def manifest_sha256(self) -> str:
         """Hash of every row's id, patient, split and labels; independent of file order."""
-        labels = np.nan_to_num(self.labels, nan=2).astype("U1")
-        rows = zip(self.ids, self.patients, self.splits, map("".join, labels), strict=True)
-        header = f"{self.benchmark.name}\t{self.benchmark.version}\t{self.benchmark.labels}\n"
-        text = header + "\n".join(map("\t".join, rows))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash_rows(self.benchmark, self.ids, self.patients, self.splits, self.labels)
 
     def keep(self, mask: np.ndarray) -> Table:
         """The table with the rows where ``mask`` is true, images included."""
@@ -81,6 +79,7 @@ class Table:
             labels=self.labels[mask],
             splits=self.splits[mask],
             images=self.images.take(np.flatnonzero(mask)),
+            covariates={name: values[mask] for name, values in self.covariates.items()},
         )
 
     def without(self, ids: list[str]) -> Table:
@@ -90,7 +89,7 @@ class Table:
 
     def limited(self, limit: int) -> Table:
         """At most ``limit`` images of each split, by hash: for a quick look, never for a result."""
-        order = np.argsort([_unit_hash("limit", i) for i in self.ids], kind="stable")
+        order = np.argsort([unit_hash("limit", i) for i in self.ids], kind="stable")
         mask = np.zeros(len(self), dtype=bool)
         for split in np.unique(self.splits):
             mask[order[self.splits[order] == split][:limit]] = True
@@ -121,6 +120,8 @@ def open_benchmark(
     root = _root_for(benchmark, data_root)
     rows = _sorted(sources.read(benchmark.source, benchmark.labels, root))
     _check_rows(benchmark, rows)
+    rows = _settled(benchmark, rows)
+    _check_edition(benchmark, rows)
     missing = rows.ids[rows.stamps == ""].tolist()
     if missing and require_images:
         if not exclude_bad:
@@ -130,20 +131,33 @@ def open_benchmark(
                 "or leave them out with --exclude-bad (the records will say so)"
             )
         rows = rows.take(np.flatnonzero(rows.stamps != ""))
-    splits, split_name, notes = _split(benchmark, rows, root)
+    split = split_rows(benchmark, rows, root)
+    names = sources.covariates(benchmark.source)
     table = Table(
         benchmark=benchmark,
         ids=rows.ids,
         patients=rows.patients,
         labels=rows.labels,
-        splits=splits,
+        splits=split.of_rows,
         images=sources.images(benchmark.source, root, rows),
-        notes=(*benchmark.notes, *notes),
-        split_name=split_name,
+        notes=(*benchmark.all_notes, *split.notes),
+        split_name=split.name,
+        split_id=split.id,
+        covariates=dict(zip(names, rows.covariates.T, strict=True)),
         excluded=tuple(missing) if require_images else (),
     )
-    _check_split(table)
+    check_split(benchmark.name, table.patients, table.splits)
     return table
+
+
+def rows_sha256(benchmark: Benchmark, rows: Rows | Table) -> str:
+    """Hash of id, patient and labels of the rows outside external test sets, whatever the split:
+    what a benchmark file states of the complete public set. Rows are sorted by id."""
+    inside = is_inside(rows.splits)
+    nothing = np.full(int(inside.sum()), "")
+    return _hash_rows(
+        benchmark, rows.ids[inside], rows.patients[inside], nothing, rows.labels[inside]
+    )
 
 
 def _root_for(benchmark: Benchmark, data_root: Path | str | None) -> Path:
@@ -178,6 +192,8 @@ def _check_rows(benchmark: Benchmark, rows: Rows) -> None:
     for column, label in enumerate(benchmark.labels):
         values = rows.labels[:, column]
         odd = ~(np.isnan(values) | (values == 0) | (values == 1))
+        if sources.has_uncertain(benchmark.source):
+            odd &= ~((values == UNCERTAIN) | ((values > 0) & (values < 1)))
         if odd.any():
             first = int(np.argmax(odd))
             raise DataError(
@@ -188,68 +204,46 @@ def _check_rows(benchmark: Benchmark, rows: Rows) -> None:
             raise DataError(f"{name}: label column '{label}' is empty (NaN in every row)")
 
 
-def _split(benchmark: Benchmark, rows: Rows, root: Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Split of each row, its name in words, and notes for tables."""
-    rule, total = benchmark.split, benchmark.complete_images
-    partial = total is not None and len(rows.ids) < _COMPLETE * total
-    copy = f"{len(rows.ids):,} of {total or 0:,} images"
-    if rule.rule == "official" and not partial:
-        return _official(benchmark, rows, root), "official split", ()
-    splits = rows.splits.astype("U64")
-    undecided = splits == ""
-    if rule.rule == "given":
-        if undecided.any():
-            raise DataError(f"{benchmark.name}: image {rows.ids[undecided][0]} has no split")
-        return splits, "the dataset's own split", ((f"partial copy ({copy})",) if partial else ())
-    splits[undecided] = _hashed(benchmark, rows.patients[undecided])
-    if partial:
-        return splits, f"partial, hashed split ({copy})", (f"partial, hashed split ({copy})",)
-    return splits, "hashed split", ("hashed split",) if rule.rule == "official" else ()
+def _settled(benchmark: Benchmark, rows: Rows) -> Rows:
+    """The rows with labels of 0, 1 and NaN, by the benchmark's policy."""
+    policy, raw = benchmark.label_policy, rows.labels
+    labels = raw.copy()
+    undecided = (raw == UNCERTAIN) | ((raw > 0) & (raw < 1))
+    labels[undecided] = {"ones": 1.0, "zeros": 0.0}.get(policy.uncertain, np.nan)
+    if policy.uncertain == "majority":
+        labels[undecided & (raw > 0.5)] = 1.0
+        labels[undecided & (raw > 0) & (raw < 0.5)] = 0.0
+    if policy.missing == "zeros":
+        labels[np.isnan(raw)] = 0.0
+    return replace(rows, labels=labels)
 
 
-def _hashed(benchmark: Benchmark, patients: np.ndarray) -> np.ndarray:
-    unique, index = np.unique(patients, return_inverse=True)
-    salt = f"{benchmark.name}/{benchmark.version}/split"
-    in_test = np.array([_unit_hash(salt, p) < benchmark.split.test_fraction for p in unique])
-    return np.where(in_test, TEST, TRAIN)[index]
-
-
-def _unit_hash(salt: str, key: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.sha256(f"{salt}|{key}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def _official(benchmark: Benchmark, rows: Rows, root: Path) -> np.ndarray:
-    splits = np.full(len(rows.ids), "", dtype="U16")
-    for split, relative in ((TRAIN, benchmark.split.train_list), (TEST, benchmark.split.test_list)):
-        path = root / str(relative)
-        if not path.is_file():
-            raise DataError(
-                f"{benchmark.name}: the copy is complete but the official list {path} is missing; "
-                f"it comes with the download. {benchmark.get}"
-            )
-        splits[np.isin(rows.ids, path.read_text().split())] = split
-    unlisted = rows.ids[splits == ""].tolist()
-    if unlisted:
+def _check_edition(benchmark: Benchmark, rows: Rows) -> None:
+    """A copy as large as the public set must be that set: results of another edition would look
+    comparable and not be."""
+    complete, count = benchmark.complete, int(is_inside(rows.splits).sum())
+    if complete is None or count < complete.images:
+        return
+    found = rows_sha256(benchmark, rows)
+    if count > complete.images or (complete.rows_sha256 or found) != found:
+        stated = f" with {complete.rows_sha256[:16]}" if complete.rows_sha256 else ""
         raise DataError(
-            f"{benchmark.name}: {len(unlisted)} images are in no official list, first {unlisted[0]}"
+            f"{benchmark.name} version {benchmark.version}: {count:,} rows with sha256 "
+            f"{found[:16]}, but the public set has {complete.images:,}{stated}: ids, patients or "
+            "labels are those of another edition. Use the edition described under `get`, or "
+            "describe yours in a benchmark file of its own name and version"
         )
-    return splits
 
 
-def _check_split(table: Table) -> None:
-    name = table.benchmark.name
-    in_train = set(table.patients[table.rows(TRAIN)].tolist())
-    for test_set in table.test_sets:
-        rows = table.rows(test_set)
-        if not len(rows):
-            raise DataError(f"{name}: no image is in split '{test_set}'")
-        both = sorted(in_train & set(table.patients[rows].tolist()))
-        if both:
-            raise DataError(
-                f"{name}: patient {both[0]} is in train and in {test_set} "
-                f"({len(both)} such patients): the score would be inflated"
-            )
-    if not in_train:
-        raise DataError(f"{name}: no image is in split '{TRAIN}'")
+def _hash_rows(
+    benchmark: Benchmark,
+    ids: np.ndarray,
+    patients: np.ndarray,
+    splits: np.ndarray,
+    labels: np.ndarray,
+) -> str:
+    """sha256 of rows in the order given, under the benchmark's name, version and labels."""
+    text = np.nan_to_num(labels, nan=2).astype("U1")
+    rows = zip(ids, patients, splits, map("".join, text), strict=True)
+    header = f"{benchmark.name}\t{benchmark.version}\t{benchmark.labels}\n"
+    return hashlib.sha256((header + "\n".join(map("\t".join, rows))).encode()).hexdigest()

@@ -1,42 +1,102 @@
 """Rows from torchxrayvision's dataset classes, with everything odd about them kept in here:
-seeding of global generators, silent filters, ``imgpath`` conventions."""
+seeding of global generators, silent filters, ``imgpath`` conventions, fake patients."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import re
+import string
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cxrzoo.data.rows import Rows, text_column
+from cxrzoo.data.rows import UNCERTAIN, Rows, column_of, in_archive, stamp, text_column
 from cxrzoo.errors import DataError
 from cxrzoo.schema import Strict
+
+
+class Column(Strict):
+    """A column of the class's table; ``pattern`` picks a part of its text by its first group."""
+
+    column: str
+    pattern: str | None = None
+
+
+class Lookup(Strict):
+    """Another table of the release (CSV or a JSON list): ``value`` where ``key`` is the row's
+    ``by``."""
+
+    files: tuple[str, ...]
+    key: str
+    value: str
+    by: str
+
+
+class Split(Strict):
+    """Where a row's split is written, in a column or in another table, and what the words mean."""
+
+    column: str | None = None
+    lookup: Lookup | None = None
+    values: dict[str, str]
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Split:
+        if (self.column is None) == (self.lookup is None):
+            raise ValueError("exactly one of column and lookup says where the split is")
+        return self
+
+
+class Uncertain(Strict):
+    """Uncertain labels as a value of the label's column, called ``columns[label]`` if not alike."""
+
+    value: float
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class Readers(Strict):
+    """Several readers an image: columns of the class's ``rawcsv``, one row a finding."""
+
+    image: str
+    reader: str
+    finding: str
 
 
 class Part(Strict):
     """One torchxrayvision dataset class on one folder.
 
-    ``images`` is where the files are below ``folder``, ``imgpath`` what the class is told
-    (some append their own subfolder); ``csv`` are file names to look for, and where none is
-    there the class uses the copy that comes with torchxrayvision, if it has one.
-    ``patient_pattern`` picks the patient out of ``patient_column`` by its first group.
+    ``images`` is where the files are below ``folder``, a folder or a zip file; ``imgpath`` what
+    the class is told (some append their own subfolder). ``files`` are arguments that name
+    files of the release, with the names to look for; where none is there the class uses the copy
+    that comes with torchxrayvision, if it has one. ``file`` are templates of an image's path
+    below ``images`` from ``{id}`` and columns, the first that exists is taken; with
+    ``anywhere``, a file of that name in any folder below is.
+    Patients come from the names in ``origins`` where there are such, else from ``patient``;
+    without either, each image counts as a patient.
     """
 
     dataset: str
     folder: str
     images: str
     imgpath: str | None = None
-    csv: tuple[str, ...] = ()
+    files: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     arguments: dict[str, Any] = Field(default_factory=dict)
-    image_column: str
-    patient_column: str
-    patient_pattern: str | None = None
-    split: str = ""
+    image: Column
+    file: tuple[str, ...] = ("{id}",)
+    anywhere: bool = False
+    repeated: bool = Field(False, description="an image may have several rows: positive if any is")
+    origins: Lookup | None = None
+    patient: Column | None = None
+    split: str | Split = ""
+    covariates: dict[str, Column] = Field(default_factory=dict)
+    uncertain: Uncertain | None = None
+    readers: Readers | None = None
 
 
 class XrvSource(Strict):
@@ -45,55 +105,199 @@ class XrvSource(Strict):
     kind: Literal["torchxrayvision"]
     parts: tuple[Part, ...]
 
+    @property
+    def covariates(self) -> list[str]:
+        """Names of the covariates that any part has."""
+        return sorted({name for part in self.parts for name in part.covariates})
+
+    @property
+    def has_uncertain(self) -> bool:
+        """Whether labels may be uncertain."""
+        return any(part.uncertain or part.readers for part in self.parts)
+
 
 def read_xrv(
     source: XrvSource, labels: tuple[str, ...], root: Path, stamps: dict[str, str]
 ) -> Rows:
     """The rows of all parts; ``stamps`` of the files below ``root`` tell which images exist."""
-    return Rows.concatenate([_read_part(part, labels, root, stamps) for part in source.parts])
-
-
-def _read_part(part: Part, labels: tuple[str, ...], root: Path, stamps: dict[str, str]) -> Rows:
-    folder = root / part.folder
-    dataset = _construct(part, folder)
-    for label in labels:
-        if label not in dataset.pathologies:
-            known = ", ".join(dataset.pathologies)
-            raise DataError(f"{folder}: {part.dataset} has no label '{label}'; it has {known}")
-    columns = [list(dataset.pathologies).index(label) for label in labels]
-    names = text_column(dataset.csv, part.image_column, folder)
-    prefix = os.path.normpath(os.path.join(part.folder, part.images))
-    files = np.array([f"{prefix}/{name}" for name in names], dtype=str)
-    return Rows(
-        ids=names,
-        files=files,
-        patients=_patients(dataset.csv, part, folder),
-        labels=np.asarray(dataset.labels, dtype=np.float32)[:, columns].reshape(-1, len(labels)),
-        splits=np.full(len(names), part.split, dtype="U16"),
-        stamps=np.array([stamps.get(f, "") for f in files], dtype=str),
+    return Rows.concatenate(
+        [_Reader(part, root, stamps).rows(labels, source.covariates) for part in source.parts]
     )
 
 
-def _construct(part: Part, folder: Path) -> Any:
-    """torchxrayvision's dataset object, with our generators as they were."""
-    arguments: dict[str, Any] = dict(part.arguments)
-    if not (folder / part.images).is_dir():
-        raise DataError(f"{folder / part.images} does not exist; it should hold the images")
-    given = next((folder / name for name in part.csv if (folder / name).is_file()), None)
-    if given:
-        arguments["csvpath"] = str(given)
-    arguments["imgpath"] = str(folder / (part.imgpath or part.images))
-    with untouched_generators():
-        import torchxrayvision as xrv
+class _Reader:
+    """Reads one part."""
 
+    def __init__(self, part: Part, root: Path, stamps: dict[str, str]) -> None:
+        self.part, self.stamps = part, stamps
+        self.root, self.folder = root, root / part.folder
+        self.dataset = self._construct()
+
+    def rows(self, labels: tuple[str, ...], covariates: list[str]) -> Rows:
+        part, ids = self.part, self._text(self.part.image)
+        files, stamps = self._locate(ids)
+        origins = self._look_up(part.origins) if part.origins else ids
+        values = self._labels(labels, ids)
+        columns = [self._text(part.covariates[c]) for c in covariates if c in part.covariates]
+        rows = Rows(
+            ids=ids,
+            files=files,
+            origins=origins,
+            patients=self._patients(ids, origins),
+            labels=values,
+            splits=self._splits(len(ids)),
+            stamps=stamps,
+            covariates=np.array(columns or np.empty((0, len(ids))), dtype=str)
+            .reshape(-1, len(ids))
+            .T,
+        )
+        return _merged(rows) if part.repeated else rows
+
+    def _construct(self) -> Any:
+        """torchxrayvision's dataset object, with our generators as they were."""
+        part, folder = self.part, self.folder
+        if not (folder / part.images).exists():
+            raise DataError(f"{folder / part.images} does not exist; it should hold the images")
+        with untouched_generators():
+            import torchxrayvision as xrv
+
+            made = getattr(xrv.datasets, part.dataset)
+            given = self._given_files(inspect.signature(made).parameters)
+            arguments = {**part.arguments, **given}
+            if "imgpath" in inspect.signature(made).parameters:
+                arguments["imgpath"] = str(folder / (part.imgpath or part.images))
+            try:
+                return made(**arguments)
+            except Exception as error:  # its classes raise whatever pandas and numpy raise
+                place = ", ".join(given.values()) or folder
+                raise DataError(
+                    f"{place}: torchxrayvision's {part.dataset} cannot read it "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+
+    def _given_files(self, parameters: Any) -> dict[str, str]:
+        found = {}
+        for argument, names in self.part.files.items():
+            path = next((self.folder / n for n in names if (self.folder / n).is_file()), None)
+            if path is not None:
+                found[argument] = str(path)
+            elif parameters[argument].default is inspect.Parameter.empty:
+                raise DataError(f"{self.folder}: there is no {' or '.join(names)}")
+        return found
+
+    def _text(self, column: Column) -> np.ndarray:
+        """A column as text, or the part of it that the pattern picks."""
+        raw = text_column(self.dataset.csv, column.column, self.folder)
+        return raw if column.pattern is None else _picked(raw, column, self.folder)
+
+    def _locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each image's file and its stamp, empty where no file is."""
+        part = self.part
+        prefix = os.path.normpath(os.path.join(part.folder, part.images))
+        if part.images.endswith(".zip"):
+            there = self._members(prefix)
+        elif part.anywhere:
+            there = _by_name(prefix, self.stamps)
+        else:
+            there = {}
+        columns = {
+            name: text_column(self.dataset.csv, name, self.folder)
+            for template in part.file
+            for _, name, _, _ in string.Formatter().parse(template)
+            if name and name != "id"
+        }
+        files, stamps = [], []
+        for row, image_id in enumerate(ids):
+            values = {name: column[row] for name, column in columns.items()}
+            names = [template.format(id=image_id, **values) for template in part.file]
+            places = [there.get(name, f"{prefix}/{name}") for name in names]
+            place = next((p for p in places if p in self.stamps), places[0])
+            files.append(place)
+            stamps.append(self.stamps.get(place, ""))
+        return np.array(files, dtype=str), np.array(stamps, dtype=str)
+
+    def _members(self, archive: str) -> dict[str, str]:
+        """Place of each member of a zip file by name; their stamps are the archive's."""
+        path = self.root / archive
         try:
-            return getattr(xrv.datasets, part.dataset)(**arguments)
-        except Exception as error:  # its classes raise whatever pandas and numpy raise
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(
-                f"{given or folder}: torchxrayvision's {part.dataset} cannot read it ({reason})"
-                + ("" if given or not part.csv else f"; there is no {' or '.join(part.csv)}")
-            ) from error
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a readable zip file ({error})") from None
+        places = {name: in_archive(archive, name) for name in names}
+        self.stamps = {**self.stamps, **dict.fromkeys(places.values(), stamp(path))}
+        return places
+
+    def _labels(self, labels: tuple[str, ...], ids: np.ndarray) -> np.ndarray:
+        """(N, L) of the values that ``Rows.labels`` may hold."""
+        known = [str(p) for p in self.dataset.pathologies]
+        for label in labels:
+            if label not in known:
+                raise DataError(
+                    f"{self.folder}: {self.part.dataset} has no label '{label}'; "
+                    f"it has {', '.join(known)}"
+                )
+        if self.part.readers:
+            return self._shares(self.part.readers, labels, ids)
+        values = np.array(self.dataset.labels, dtype=np.float32)
+        values = values[:, [known.index(label) for label in labels]].reshape(-1, len(labels))
+        if self.part.uncertain:
+            for column, label in enumerate(labels):
+                raw = column_of(
+                    self.dataset.csv, self.part.uncertain.columns.get(label, label), self.folder
+                )
+                values[np.asarray(raw == self.part.uncertain.value), column] = UNCERTAIN
+        return values
+
+    def _shares(self, readers: Readers, labels: tuple[str, ...], ids: np.ndarray) -> np.ndarray:
+        """(N, L) share of an image's readers who marked the label, by the class's own wording."""
+        frame, mapping = self.dataset.rawcsv, getattr(self.dataset, "mapping", {})
+        finding = column_of(frame, readers.finding, self.folder).str.lower()
+        keys = [readers.image, readers.reader]
+        reads = frame[keys].drop_duplicates().groupby(readers.image).size()
+        shares = np.zeros((len(ids), len(labels)), dtype=np.float32)
+        for column, label in enumerate(labels):
+            words = "|".join(re.escape(w.lower()) for w in (label, *mapping.get(label, ())))
+            marks = frame[finding.str.contains(words)][keys].drop_duplicates()
+            votes = marks.groupby(readers.image).size() / reads
+            shares[:, column] = votes.reindex(ids).fillna(0.0)
+        return shares
+
+    def _patients(self, ids: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        column = self.part.patient
+        if column is None:
+            return ids
+        if self.part.origins:
+            return _picked(origins, column, self.folder)
+        return self._text(column)
+
+    def _splits(self, count: int) -> np.ndarray:
+        rule = self.part.split
+        if isinstance(rule, str):
+            return np.full(count, rule, dtype="U64")
+        if rule.lookup:
+            theirs = self._look_up(rule.lookup)
+        else:
+            theirs = text_column(self.dataset.csv, str(rule.column), self.folder)
+        for name in np.unique(theirs):
+            if name not in rule.values:
+                raise DataError(
+                    f"{self.folder}: unknown split '{name}'; known: {', '.join(rule.values)}"
+                )
+        return np.array([rule.values[name] for name in theirs], dtype="U64")
+
+    def _look_up(self, lookup: Lookup) -> np.ndarray:
+        path = next((self.folder / n for n in lookup.files if (self.folder / n).is_file()), None)
+        if path is None:
+            raise DataError(f"{self.folder}: there is no {' or '.join(lookup.files)}")
+        table = _read_table(path)
+        keys, values = (text_column(table, c, path) for c in (lookup.key, lookup.value))
+        known = dict(zip(keys.tolist(), values.tolist(), strict=True))
+        wanted = text_column(self.dataset.csv, lookup.by, self.folder).tolist()
+        absent = [key for key in wanted if key not in known]
+        if absent:
+            raise DataError(f"{path}: no row for {absent[0]} ({len(absent)} such rows)")
+        return np.array([known[key] for key in wanted], dtype=str)
 
 
 @contextmanager
@@ -109,12 +313,40 @@ def untouched_generators() -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def _patients(frame: Any, part: Part, folder: Path) -> np.ndarray:
-    raw = text_column(frame, part.patient_column, folder)
-    if part.patient_pattern is None:
-        return raw
-    found = [re.match(part.patient_pattern, value) for value in raw]
+def _picked(raw: np.ndarray, column: Column, where: Path) -> np.ndarray:
+    """The first group of the column's pattern in each text."""
+    found = [re.match(str(column.pattern), value) for value in raw]
     for value, match in zip(raw, found, strict=True):
-        if match is None:
-            raise DataError(f"{folder}: no patient in '{value}' ({part.patient_pattern})")
-    return np.array([match.group(1) for match in found if match])
+        if match is None and value:
+            raise DataError(f"{where}: '{value}' in {column.column} is not like {column.pattern}")
+    return np.array([match.group(1) if match else "" for match in found], dtype=str)
+
+
+def _by_name(prefix: str, stamps: dict[str, str]) -> dict[str, str]:
+    """Paths below ``prefix`` by file name, which must be unique."""
+    found: dict[str, str] = {}
+    for path in stamps:
+        if path.startswith(f"{prefix}/") and found.setdefault(os.path.basename(path), path) != path:
+            other = found[os.path.basename(path)]
+            raise DataError(f"two files of one name: {other} and {path}")
+    return found
+
+
+def _read_table(path: Path) -> Any:
+    import pandas as pd
+
+    try:
+        if path.suffix == ".json":
+            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
+        return pd.read_csv(path, dtype=str)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not a readable table ({error})") from None
+
+
+def _merged(rows: Rows) -> Rows:
+    """One row an image; positive where any of its rows is."""
+    _, first, owner = np.unique(rows.ids, return_index=True, return_inverse=True)
+    labels = np.full((len(first), rows.labels.shape[1]), -np.inf, dtype=np.float32)
+    np.maximum.at(labels, owner, rows.labels)
+    kept = rows.take(first)
+    return Rows(**{**vars(kept), "labels": labels})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cxrzoo.data.budget import FULL
-from cxrzoo.data.table import TRAIN
+from cxrzoo.data.split import TRAIN
 from cxrzoo.evaluation.features import batch_size, embed
 from cxrzoo.evaluation.finetune import Classifier
 from cxrzoo.evaluation.protocol import FinetuneV1
