@@ -25,6 +25,11 @@ _DATA_ROOT = click.option(
     envvar="CXRZOO_DATA",
     help="Folder that holds one folder of images per benchmark; else CXRZOO_DATA.",
 )
+_REQUIRE_CLEAN = click.option(
+    "--require-clean",
+    is_flag=True,
+    help="Refuse encoders that have seen the benchmark, or of which nobody knows.",
+)
 _WORKERS = click.option("--workers", type=click.IntRange(1), help="Decoding threads.")
 
 
@@ -75,12 +80,19 @@ def main() -> None:
 
 @main.command("list")
 @click.argument(
-    "kind", type=click.Choice(["encoders", "benchmarks", "protocols"]), default="encoders"
+    "kind",
+    type=click.Choice(["encoders", "benchmarks", "protocols", "exposure"]),
+    default="encoders",
 )
 @_JSON
 def list_command(kind: str, as_json: bool) -> None:
-    """List encoders, benchmarks or protocols."""
-    rows = {"encoders": _encoder_rows, "benchmarks": _benchmark_rows, "protocols": _protocol_rows}
+    """List encoders, benchmarks, protocols, or what each encoder has seen of each benchmark."""
+    rows = {
+        "encoders": _encoder_rows,
+        "benchmarks": _benchmark_rows,
+        "protocols": _protocol_rows,
+        "exposure": _exposure_rows,
+    }
     _print_rows(rows[kind](), as_json)
 
 
@@ -114,7 +126,7 @@ def data_status(names: tuple[str, ...], data_root: Path | None, as_json: bool) -
     from cxrzoo.data.inspect import status
 
     rows = [asdict(status(n, data_root)) for n in names or _catalogue("benchmarks")]
-    _print_rows(rows, as_json)
+    _print_rows(rows, as_json, widths=[None, None, 84])
 
 
 @data_group.command("prepare")
@@ -146,38 +158,40 @@ def data_prepare(
 @data_group.command("check")
 @click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
 @_DATA_ROOT
-@click.option("--size", "size_px", default=128, show_default=True, help="Side in pixels.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="POOL",
+    help="Look for its images in a pool too: a folder, a benchmark, or BENCHMARK:train.",
+)
 @_WORKERS
 @_JSON
 def data_check(
     names: tuple[str, ...],
     data_root: Path | None,
-    size_px: int,
+    against: tuple[str, ...],
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Decode every image, check labels and patients; exit 1 when something is wrong."""
+    """Check images, labels, patients and splits; exit 1 when something makes a score untrue.
+
+    Decodes every image, looks for copies of one image within the set, across train and test and
+    in pools, and compares the share of positives with the published one.
+    """
     from cxrzoo.data.benchmark import at_hand
-    from cxrzoo.data.inspect import check
+    from cxrzoo.data.check import check
 
     found, failures = [], []
     for name in names or at_hand(data_root):
         try:
-            found.append(check(name, data_root, size_px, workers))
+            found.append(check(name, data_root, against=against, workers=workers))
             failures += [f"{name}: {problem}" for problem in found[-1].problems]
         except CxrzooError as error:
             failures.append(str(error))
     if as_json:
         click.echo(json.dumps([c.as_dict() for c in found], indent=1))
-    for result in () if as_json else found:
-        parts = ", ".join(f"{s} {n['images']:,}" for s, n in result.splits.items())
-        click.echo(
-            f"{result.name} v{result.version}: {result.images:,} images, {result.patients:,} "
-            f"patients; {result.split}; {parts}"
-        )
-        for label in next(iter(result.prevalence.values())):
-            shares = "  ".join(f"{s} {_percent(p[label])}" for s, p in result.prevalence.items())
-            click.echo(f"  {label:20} {shares}")
+    else:
+        click.echo("\n".join(line for result in found for line in result.lines()))
     if failures:
         raise CxrzooError("\n".join([f"{len(failures)} problems:", *failures]))
 
@@ -197,6 +211,13 @@ def data_check(
 @click.option("--limit", type=click.IntRange(10), help="Images of each split, for a quick look.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub.")
 @click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
+@click.option(
+    "--control",
+    default="none",
+    show_default=True,
+    help="shuffled-labels, or a column such as view or source to predict in place of the labels.",
+)
+@_REQUIRE_CLEAN
 @_JSON
 def eval_command(
     encoders: tuple[str, ...],
@@ -257,12 +278,14 @@ def eval_command(
     default="github",
     show_default=True,
 )
-def table_command(directories: tuple[Path, ...], format_name: str) -> None:
+@_REQUIRE_CLEAN
+def table_command(directories: tuple[Path, ...], format_name: str, require_clean: bool) -> None:
     """Print the records below one or more folders as a table."""
     from cxrzoo.evaluation.record import read_records
     from cxrzoo.report.tables import table
 
-    click.echo(table(read_records(directories), format_name))
+    records = read_records(directories)
+    click.echo(table(records, format_name, require_clean=require_clean))
 
 
 @main.command("convert")
@@ -301,8 +324,29 @@ def _benchmark_rows() -> list[dict[str, Any]]:
 
     found = [find(name) for name in _catalogue("benchmarks")]
     return [
-        {"name": b.name, "version": b.version, "labels": len(b.labels), "title": b.title}
+        {
+            "name": b.name,
+            "version": b.version,
+            "labels": len(b.labels),
+            "patients": "per image" if b.per_image else "known",
+            "split": b.split.rule,
+            "access": b.access,
+            "tried on": b.verified,
+            "title": b.title,
+        }
         for b in found
+    ]
+
+
+def _exposure_rows() -> list[dict[str, Any]]:
+    from cxrzoo.data.benchmark import find as find_benchmark
+    from cxrzoo.evaluation.exposure import exposure
+    from cxrzoo.zoo.registry import find
+
+    benchmarks = [find_benchmark(name) for name in _catalogue("benchmarks")]
+    return [
+        {"encoder": name} | {b.name: exposure(find(name)[0], b).state for b in benchmarks}
+        for name in _catalogue("encoders")
     ]
 
 
@@ -313,11 +357,11 @@ def _protocol_rows() -> list[dict[str, Any]]:
 
 
 def _info(name: str) -> dict[str, Any]:
+    from cxrzoo.data.benchmark import find as find_benchmark
     from cxrzoo.errors import UnknownNameError
+    from cxrzoo.evaluation.exposure import exposure
 
     if name in _catalogue("benchmarks"):
-        from cxrzoo.data.benchmark import find as find_benchmark
-
         return find_benchmark(name).model_dump(mode="json")
     if name in _catalogue("protocols"):
         from cxrzoo.evaluation.protocol import find as find_protocol
@@ -330,7 +374,11 @@ def _info(name: str) -> dict[str, Any]:
     except UnknownNameError:
         choices = [n for kind in ("encoders", "benchmarks", "protocols") for n in _catalogue(kind)]
         raise UnknownNameError("name", name, choices) from None
-    return {**card.model_dump(mode="json"), "directory": str(directory)}
+    seen = {}
+    for benchmark in _catalogue("benchmarks"):
+        found = exposure(card, find_benchmark(benchmark))
+        seen[benchmark] = f"{found.state}: {found.reason}"
+    return {**card.model_dump(mode="json"), "directory": str(directory), "exposure": seen}
 
 
 def _print_plan(planned: list[Any], lines: list[str], as_json: bool) -> None:
@@ -345,13 +393,23 @@ def _print_plan(planned: list[Any], lines: list[str], as_json: bool) -> None:
     click.echo("\n".join(["", f"{len(states)} cells: {counts}", *lines]))
 
 
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print_rows(
+    rows: list[dict[str, Any]], as_json: bool, widths: list[int | None] | None = None
+) -> None:
     from tabulate import tabulate
 
     if as_json:
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        click.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+        click.echo(
+            tabulate(
+                rows,
+                headers="keys",
+                tablefmt="simple",
+                disable_numparse=True,
+                maxcolwidths=widths,
+            )
+        )
 
 
 def _budget(text: str) -> int | str:
@@ -361,7 +419,3 @@ def _budget(text: str) -> int | str:
         message = f"'{text}' is neither a number of images nor full"
         raise click.BadParameter(message, param_hint="--budget")
     return int(text)
-
-
-def _percent(share: float | None) -> str:
-    return "  -  " if share is None else f"{100 * share:.1f}%"

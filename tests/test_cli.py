@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -85,21 +86,23 @@ def test_data_status_says_what_is_absent_and_how_to_get_it(tmp_path):
 def test_data_prepare_and_check_a_folder(tmp_path):
     from PIL import Image
 
+    draws = np.random.default_rng(0)
     for split in ("train", "test"):
         for kind in ("normal", "sick"):
             (tmp_path / split / kind).mkdir(parents=True)
             for i in range(4):
-                Image.new("L", (40, 50), 30 * i).save(tmp_path / split / kind / f"{i}.png")
+                pixels = draws.integers(0, 256, (50, 40), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / kind / f"{i}.png")
     name = f"imagefolder:{tmp_path}"
     assert "16 images at 64 px" in run("data", "prepare", name, "--size", 64).stdout
-    (check,) = json.loads(run("data", "check", name, "--size", 64, "--json").stdout)
+    (check,) = json.loads(run("data", "check", name, "--json").stdout)
     assert check["splits"] == {
         "train": {"images": 8, "patients": 8},
         "test": {"images": 8, "patients": 8},
     }
     assert check["prevalence"]["test"] == {"sick": 0.5}
     (tmp_path / "train/sick/1.png").write_bytes(b"")
-    bad = run("data", "check", name, "--size", 64, status=1)
+    bad = run("data", "check", name, status=1)
     assert "train/sick/1.png: not a readable image" in bad.stderr
 
 
@@ -198,4 +201,31 @@ def test_real_radiographs_end_to_end(tmp_path, shared_data):
         "--data-root", shared_data, "-o", tmp_path, "--protocol", "linear", "--device", "cpu",
     )  # fmt: skip
     assert "nlmtb → montgomery @50" in result.stdout
-    assert "partial, hashed split (620 of 800 images)" in result.stdout
+    assert "partial, hashed split (522 of 662 images)" in result.stdout
+
+
+def test_list_exposure_has_a_row_for_each_encoder_and_a_column_for_each_benchmark():
+    rows = {r.pop("encoder"): r for r in json.loads(run("list", "exposure", "--json").stdout)}
+    assert sorted(rows) == list_encoders()
+    assert set(rows["random-init"].values()) == {"clean"}
+    assert rows["moco-cxr"]["nih14"] == "unknown"
+    text = run("info", "supervised-imagenet").stdout
+    assert "rsna: 'clean: pretrained on imagenet-1k" in text
+
+
+def test_data_status_lists_every_benchmark_and_how_to_get_it(tmp_path):
+    rows = json.loads(run("data", "status", "--data-root", tmp_path, "--json").stdout)
+    found = {r["name"]: r for r in rows}
+    assert {r["state"] for r in rows} == {"absent", "embedded"}
+    assert "hf download hf-vision/chest-xray-pneumonia" in found["kermany-hub"]["detail"]
+    assert "credentialed" in found["mimic"]["detail"]
+    assert "credentialed access" in run("data", "status", "mimic").stdout
+
+
+def test_a_control_and_require_clean_end_to_end(tmp_path):
+    options = ["eval", "-e", "random-init", *QUICK, "-o", tmp_path, "--device", "cpu"]
+    result = run(*options, "--control", "shuffled-labels", "--require-clean")
+    assert "phantom @20 [control shuffled-labels]" in result.stdout
+    assert run("table", tmp_path, "--require-clean").stdout == result.stdout
+    wrong = run(*options, "--control", "colour", status=1)
+    assert "control 'colour' applies nowhere" in wrong.stderr

@@ -7,9 +7,11 @@ torch and no labels, so that building it is cheap to start and labels may change
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,9 +19,10 @@ import numpy as np
 import PIL
 
 from cxrzoo import arrays, images, resources
+from cxrzoo.data.split import TRAIN
 from cxrzoo.data.table import Table
 from cxrzoo.errors import DataError, ImageError
-from cxrzoo.files import safe_name, sha256_of_json
+from cxrzoo.files import safe_name, sha256_of_json, write_atomically
 
 _CHUNK = 512
 """Images between two commits to disk: a kill loses at most so many."""
@@ -80,14 +83,16 @@ def prepare(
         DataError: images cannot be read and ``exclude_bad`` is False; it names them.
         StorageError: the disk is full; finished images are kept.
     """
+    directory = directory_for(table, size_px, interpolation)
     store = arrays.open_or_build(
-        directory_for(table, size_px, interpolation),
+        directory,
         shape=(len(table), size_px, size_px),
         dtype="uint8",
         chunk=_CHUNK,
         fill=_decoder(table, size_px, interpolation, workers or os.cpu_count() or 1),
         label=f"decode {table.benchmark.name} at {size_px} px",
     )
+    table = _with_twins_noted(table, _digests(directory, store))
     usable = np.ones(len(table), dtype=bool)
     usable[list(store.notes)] = False
     if store.notes and not exclude_bad:
@@ -99,6 +104,37 @@ def prepare(
     if store.notes:
         table = table.without(table.ids[~usable].tolist())
     return Prepared(table, store.data, np.flatnonzero(usable), store.sha256)
+
+
+def _with_twins_noted(table: Table, digests: np.ndarray) -> Table:
+    """The table, which says so if test images have a training image of equal pixels.
+
+    ``cxrzoo data check`` names them, and finds near copies as well.
+    """
+    in_train = digests[table.rows(TRAIN)]
+    twins = sum(int(np.isin(digests[table.rows(t)], in_train).sum()) for t in table.test_sets)
+    if not twins:
+        return table
+    note = f"{twins} test images are in the training split too, pixel for pixel"
+    return replace(table, notes=(*table.notes, note))
+
+
+def _digests(directory: Path, store: arrays.DiskArray) -> np.ndarray:
+    """(M,) a hash of each stored image, unique to a bad one; kept beside the store."""
+    path = directory / "digests.npy"
+    try:
+        known: np.ndarray = np.load(path)
+        if len(known) == len(store.data):
+            return known
+    except (OSError, ValueError, EOFError):
+        pass
+    found = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in store.data]
+    for row in store.notes:
+        found[row] = f"unreadable {row}"
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(found, dtype="U32"))
+    write_atomically(path, buffer.getvalue())
+    return np.array(found, dtype="U32")
 
 
 def peek(table: Table, size_px: int, interpolation: str, *, exclude_bad: bool) -> Prepared | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,10 @@ from cxrzoo.data.budget import Budget
 from cxrzoo.data.store import Prepared
 from cxrzoo.device import environment, peak_memory_mb, probe_device
 from cxrzoo.errors import CardError, WeightsError
+from cxrzoo.evaluation import control as controls
 from cxrzoo.evaluation import features, finetune, metrics, probe, record
 from cxrzoo.evaluation import protocol as protocols
+from cxrzoo.evaluation.exposure import Exposure, exposure
 from cxrzoo.evaluation.protocol import LinearV1, Protocol
 from cxrzoo.evaluation.record import Record, Spec
 from cxrzoo.zoo import encoder as zoo
@@ -69,6 +71,18 @@ class Cell:
     budget: Budget
     protocol: Protocol
     precision: str
+    control: str = controls.NONE
+
+    @cached_property
+    def exposure(self) -> Exposure:
+        """What the encoder's pretraining has seen of the benchmark, as this copy is split."""
+        table = self.prepared.table
+        return exposure(self.subject.card, table.benchmark, table.split_id)
+
+    @cached_property
+    def adapted(self) -> Prepared:
+        """The images with the labels that are trained and tested on."""
+        return controls.apply(self.prepared, self.budget, self.control)
 
     @cached_property
     def spec(self) -> Spec:
@@ -85,7 +99,7 @@ class Cell:
                 name=table.benchmark.name,
                 version=table.benchmark.version,
                 labels=table.benchmark.labels,
-                label_policy=table.benchmark.label_policy,
+                label_policy=table.benchmark.label_policy.name,
                 manifest_sha256=table.manifest_sha256,
                 pixels_sha256=self.prepared.pixels_sha256,
                 excluded=table.excluded,
@@ -99,6 +113,7 @@ class Cell:
             protocol=protocols.spec(self.protocol),
             seed=self.budget.seed,
             precision=self.precision,
+            control=self.control,
         )
 
     @property
@@ -108,6 +123,7 @@ class Cell:
         return (
             f"{self.subject.card.name} on {table.benchmark.name}, budget {self.budget.size}, "
             f"{self.protocol.name}, seed {self.budget.seed}"
+            + ("" if self.control == controls.NONE else f", control {self.control}")
         )
 
 
@@ -125,7 +141,7 @@ def run_cell(cell: Cell, device: torch.device) -> tuple[Record, dict[str, np.nda
         computed from these rounded logits, so that anyone can recompute them exactly.
     """
     started = time.perf_counter()
-    table = cell.prepared.table
+    table = cell.adapted.table
     adapt = _linear if isinstance(cell.protocol, LinearV1) else _finetune
     test_rows = {name: table.rows(name) for name in table.test_sets}
     logits, result = adapt(cell, test_rows, device)
@@ -142,6 +158,8 @@ def run_cell(cell: Cell, device: torch.device) -> tuple[Record, dict[str, np.nda
         "budget_labels": _label_counts(table.labels[cell.budget.rows], table.benchmark.labels),
         "predictions_sha256": record.predictions_sha256(predictions),
     }
+    if cell.control not in (controls.NONE, controls.SHUFFLED):
+        result["shortcut"] = controls.shortcut(cell.prepared.table, cell.budget, cell.control)
     cost = {
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_mb": peak_memory_mb(device),
@@ -162,7 +180,7 @@ def _linear(
     cell: Cell, test_rows: dict[str, np.ndarray], device: torch.device
 ) -> tuple[Logits, dict[str, Any]]:
     assert isinstance(cell.protocol, LinearV1)
-    rows, labels = _features(cell, device), cell.prepared.table.labels
+    rows, labels = _features(cell, device), cell.adapted.table.labels
     place = probe_device(device)
     fitted = probe.fit_probe(
         torch.from_numpy(rows[cell.budget.rows]).to(place),
@@ -201,7 +219,7 @@ def _finetune(
     assert not isinstance(cell.protocol, LinearV1)
     fitted = finetune.finetune(
         cell.subject.encoder.cpu(),
-        cell.prepared,
+        cell.adapted,
         cell.budget,
         cell.protocol,
         seed=cell_seed(cell.prepared.table.benchmark.name, cell.budget),
@@ -235,6 +253,7 @@ def _declared(cell: Cell) -> dict[str, Any]:
         "pretraining_data": None
         if card.pretraining_data is None
         else [d.model_dump(mode="json") for d in card.pretraining_data],
+        "exposure": asdict(cell.exposure),
         "split": table.split_name,
         "patient_key": table.benchmark.patient_key,
         "notes": list(table.notes),

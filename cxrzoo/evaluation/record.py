@@ -59,6 +59,7 @@ class Spec(Strict):
     protocol: dict[str, Any]
     seed: int
     precision: str
+    control: str = "none"
 
     @property
     def run_key(self) -> str:
@@ -114,9 +115,10 @@ def seal(
 
 
 def file_name(spec: Spec) -> str:
-    """``encoder/benchmark/protocol-bBUDGET-sSEED-KEY.json``."""
+    """``encoder/benchmark/protocol[-control]-bBUDGET-sSEED-KEY.json``."""
     folder = f"{safe_name(spec.encoder.name)}/{safe_name(spec.benchmark.name)}"
-    stem = f"{spec.protocol['name']}-b{spec.budget.size}-s{spec.seed}-{spec.run_key[:8]}"
+    control = "" if spec.control == "none" else f"-{safe_name(spec.control)}"
+    stem = f"{spec.protocol['name']}{control}-b{spec.budget.size}-s{spec.seed}-{spec.run_key[:8]}"
     return f"{folder}/{stem}.json"
 
 

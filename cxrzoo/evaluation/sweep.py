@@ -16,10 +16,12 @@ from cxrzoo.data.budget import Ranking
 from cxrzoo.data.store import Prepared, peek, prepare
 from cxrzoo.data.table import Table, open_benchmark
 from cxrzoo.device import pick
-from cxrzoo.errors import BudgetError, CxrzooError, StorageError
+from cxrzoo.errors import BudgetError, CxrzooError, DataError, StorageError
+from cxrzoo.evaluation import control as controls
 from cxrzoo.evaluation import protocol as protocols
 from cxrzoo.evaluation import record
 from cxrzoo.evaluation.cell import Cell, Subject, precision_for, run_cell
+from cxrzoo.evaluation.exposure import exposure
 from cxrzoo.evaluation.protocol import Protocol
 from cxrzoo.evaluation.record import Record
 from cxrzoo.zoo.card import InputContract
@@ -77,6 +79,8 @@ class Sweep:
     limit: int | None = None
     exclude_bad: bool = False
     overwrite: bool = False
+    control: str = controls.NONE
+    require_clean: bool = False
 
     def plan(self, *, decode: bool = True) -> list[Planned]:
         """Every cell of the grid, in the order in which it would run.
@@ -87,11 +91,14 @@ class Sweep:
 
         Raises:
             BudgetError: a budget fits none of the benchmarks.
+            DataError: the control applies to none of them, or ``require_clean`` leaves nothing.
         """
         subjects = [Subject.of(e) for e in dict.fromkeys(self.encoders or encoders_at_hand())]
         names = dict.fromkeys(self.benchmarks or at_hand(self.data_root))
         tables = [self._open(name) for name in names]
         self._check_budgets(tables)
+        self._check_control(tables)
+        self._check_exposure(subjects, tables)
         return [
             entry
             for table in tables
@@ -136,6 +143,24 @@ class Sweep:
             if len(errors) == len(rankings) > 0:
                 raise errors[0]
 
+    def _check_control(self, tables: Sequence[Table]) -> None:
+        reasons = [controls.missing_column(table, self.control) for table in tables]
+        if all(reasons):
+            raise DataError(f"control '{self.control}' applies nowhere: {'; '.join(reasons)}")
+
+    def _check_exposure(self, subjects: Sequence[Subject], tables: Sequence[Table]) -> None:
+        refused = [self._not_clean(subject, table) for table in tables for subject in subjects]
+        if self.require_clean and all(refused):
+            raise DataError("--require-clean leaves nothing to do:\n" + "\n".join(refused))
+
+    def _not_clean(self, subject: Subject, table: Table) -> str:
+        """Why ``require_clean`` refuses a pair; empty when it does not."""
+        found = exposure(subject.card, table.benchmark, table.split_id)
+        if not self.require_clean or found.state == "clean":
+            return ""
+        name = f"{subject.card.name} on {table.benchmark.name}"
+        return f"exposure of {name} is {found.state}: {found.reason}"
+
     def _plan_pair(self, subject: Subject, draws: _Draws, decode: bool) -> Iterator[Planned]:
         prepared, rankings = draws.at(subject.card.input, decode)
         for size in dict.fromkeys(self.budgets):
@@ -160,10 +185,13 @@ class Sweep:
             budget = ranking.budget(size)
         except BudgetError as error:
             return Planned(**place, state="blocked", reason=str(error))
+        refusal = controls.missing_column(table, self.control) or self._not_clean(subject, table)
+        if refusal:
+            return Planned(**place, state="blocked", reason=refusal)
         if prepared is None:
             return Planned(**place, state="missing")
         precision = precision_for(self.protocol, self.device)
-        cell = Cell(subject, prepared, budget, self.protocol, precision)
+        cell = Cell(subject, prepared, budget, self.protocol, precision, self.control)
         known = None if self.overwrite else record.read_if_valid(self.output, cell.spec)
         return Planned(**place, state="cached" if known else "missing", cell=cell, record=known)
 
@@ -234,6 +262,8 @@ def evaluate(
     limit: int | None = None,
     exclude_bad: bool = False,
     overwrite: bool = False,
+    control: str = controls.NONE,
+    require_clean: bool = False,
 ) -> list[Record]:
     """Adapt encoders to benchmarks at label budgets; finished cells are read, not recomputed.
 
@@ -250,6 +280,9 @@ def evaluate(
         limit: at most so many images of each split, for a quick look.
         exclude_bad: leave missing and unreadable images out, and record that.
         overwrite: compute again what has a valid record.
+        control: ``shuffled-labels``, or a covariate of the benchmarks (``view``, ``source``) to
+            predict in place of the labels.
+        require_clean: leave out encoders that have seen a benchmark, or of which nobody knows.
 
     Returns:
         One record a cell; cells whose budget does not fit a benchmark are left out.
@@ -270,6 +303,8 @@ def evaluate(
         limit=limit,
         exclude_bad=exclude_bad,
         overwrite=overwrite,
+        control=control,
+        require_clean=require_clean,
     )
     result = sweep.run(sweep.plan())
     result.raise_failures()

@@ -19,14 +19,17 @@ from cxrzoo.evaluation.record import Record
 FORMATS = {"github": "github", "latex": "latex_booktabs", "html": "html", "csv": "", "json": ""}
 _ANCHORS = ("random-init", "supervised-imagenet")
 _HEX = 8
-_Key = tuple[str, str, str, int | str, str]
+_Key = tuple[str, str, str, int | str, str, str]
+_MARKS = {"clean": "", "exposed": " †", "unknown": " ?"}
+"""How a score is marked by what the encoder's pretraining has seen of the benchmark."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One row and column of a table: the macro AUROC of each seed.
 
-    ``test_set`` is ``test`` or an external set; ``scores`` hold None where no label is defined.
+    ``test_set`` is ``test`` or an external set; ``exposure`` is clean, exposed or unknown;
+    ``scores`` hold None where no label is defined.
     """
 
     encoder: str
@@ -34,6 +37,8 @@ class Entry:
     test_set: str
     budget: int | str
     protocol: str
+    control: str
+    exposure: str
     scores: dict[int, float | None]
 
     @property
@@ -55,7 +60,9 @@ class Entry:
         return math.sqrt(sum((s - self.mean) ** 2 for s in self.defined) / (n - 1))
 
 
-def table(records: Sequence[Record], format_name: str = "github") -> str:
+def table(
+    records: Sequence[Record], format_name: str = "github", *, require_clean: bool = False
+) -> str:
     """A comparison of encoders, with what a reader must know below it.
 
     Scores are macro AUROC, mean and standard deviation over seeds. Records that differ in what
@@ -65,10 +72,14 @@ def table(records: Sequence[Record], format_name: str = "github") -> str:
     Args:
         records: of any benchmarks, budgets and encoders.
         format_name: ``github``, ``latex``, ``html``, ``csv`` or ``json``.
+        require_clean: leave out what is exposed or of unknown exposure, and say how much.
     """
     if format_name not in FORMATS:
         raise UnknownNameError("table format", format_name, FORMATS)
-    entries, notes = summarise(records), footnotes(records)
+    kept = [r for r in records if not require_clean or _exposure(r) == "clean"]
+    entries, notes = summarise(kept), footnotes(kept)
+    if len(kept) < len(records):
+        notes.append(f"{len(records) - len(kept)} records left out: exposed, or unknown")
     if format_name == "json":
         return json.dumps({"entries": [_flat(e) for e in entries], "notes": notes}, indent=1)
     if format_name == "csv":
@@ -89,11 +100,16 @@ def summarise(records: Iterable[Record]) -> list[Entry]:
     encoder = _labels(records, lambda r: (r.spec.encoder.name, r.spec.encoder.weights_sha256))
     data = _labels(records, lambda r: (r.spec.benchmark.name, r.spec.benchmark.manifest_sha256))
     grouped: dict[_Key, dict[int, float | None]] = defaultdict(dict)
+    exposure: dict[_Key, str] = {}
     for r in records:
         for test_set, result in r.result["tests"].items():
-            key = (encoder[r.run_key], data[r.run_key], test_set, r.spec.budget.size, _how(r))
+            names = (encoder[r.run_key], data[r.run_key], test_set)
+            key = (*names, r.spec.budget.size, _how(r), r.spec.control)
             grouped[key][r.spec.seed] = result["macro"]["auroc"]
-    entries = [Entry(*key, dict(sorted(scores.items()))) for key, scores in grouped.items()]
+            exposure[key] = _exposure(r)
+    entries = [
+        Entry(*key, exposure[key], dict(sorted(scores.items()))) for key, scores in grouped.items()
+    ]
     return sorted(entries, key=lambda e: (_row_order(e.encoder), _column_order(e)))
 
 
@@ -106,14 +122,35 @@ def footnotes(records: Iterable[Record]) -> list[str]:
     notes = [
         f"macro AUROC, {over}; {protocols}; a budget counts every label used, validation included"
     ]
+    notes += _exposure_notes(records)
     for name in sorted({r.spec.benchmark.name for r in records}):
         of_benchmark = [r for r in records if r.spec.benchmark.name == name]
         said = dict.fromkeys(n for r in of_benchmark for n in r.declared["notes"])
         said |= dict.fromkeys(n for r in of_benchmark for n in _caveats(r))
+        said |= dict.fromkeys(_control_notes(of_benchmark))
         if _pixel_versions(of_benchmark) > 1:
             said["records come from different image files: not comparable"] = None
         notes += [f"{name}: {text}" for text in said]
     return notes
+
+
+def _exposure(record: Record) -> str:
+    state: str = record.declared["exposure"]["state"]
+    return state
+
+
+def _exposure_notes(records: list[Record]) -> list[str]:
+    """What the marks mean, each reason once."""
+    reasons: dict[tuple[str, str, str], None] = {}
+    for r in records:
+        exposure = r.declared["exposure"]
+        if _MARKS[exposure["state"]]:
+            key = (exposure["state"], r.spec.encoder.name, exposure["reason"])
+            reasons[key] = None
+    return [
+        f"{_MARKS[state].strip()} {state}: {encoder}: {reason}"
+        for state, encoder, reason in reasons
+    ]
 
 
 def _caveats(record: Record) -> list[str]:
@@ -128,6 +165,41 @@ def _caveats(record: Record) -> list[str]:
         if undefined:
             caveats.append(f"undefined in {name} (one class only): {', '.join(undefined)}")
     return caveats
+
+
+def _control_notes(records: list[Record]) -> list[str]:
+    """What the controls say about one benchmark."""
+    notes = []
+    groups: dict[tuple[str, int | str], list[Record]] = defaultdict(list)
+    for r in records:
+        groups[r.spec.control, r.spec.budget.size].append(r)
+    for (control, size), group in groups.items():
+        if control == "shuffled-labels":
+            notes.append("control shuffled-labels: trained on permuted labels, must end near 0.5")
+        elif control != "none":
+            notes.append(_shortcut_note(control, size, group))
+    return list(dict.fromkeys(notes))
+
+
+def _shortcut_note(control: str, size: int | str, records: list[Record]) -> str:
+    """What a covariate tells of the labels without an image, over the draws of a budget."""
+    alone = [r.result["shortcut"]["test"] for r in {r.spec.seed: r for r in records}.values()]
+    names = [
+        k for k, v in alone[0]["labels"].items() if all("auroc" in a["labels"][k] for a in alone)
+    ]
+    if not names:
+        return f"control {control} @{size}: no label is defined in the test set"
+    scores = {k: _mean([a["labels"][k]["auroc"] for a in alone]) for k in names}
+    macro, top = _mean([a["macro"]["auroc"] for a in alone]), max(names, key=lambda k: scores[k])
+    most = f" ({top} with {scores[top]:.3f})" if len(names) > 1 else ""
+    return (
+        f"control {control} @{size}: the score is how well features tell the {control}; the "
+        f"{control} alone, without an image, predicts the labels with AUROC {macro:.3f}{most}"
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _grid(entries: list[Entry]) -> tuple[list[str], list[list[str | None]]]:
@@ -145,6 +217,7 @@ def _cell(entry: Entry, most_seeds: int) -> str:
     text = f"{entry.mean:.3f}"
     if entry.deviation is not None:
         text += f" ± {entry.deviation:.3f}"
+    text += _MARKS[entry.exposure]
     missing = len(entry.scores) < most_seeds
     return text + (f" ({len(entry.scores)} of {most_seeds} seeds)" if missing else "")
 
@@ -153,6 +226,8 @@ def _column_name(entry: Entry, entries: list[Entry]) -> str:
     name = f"{entry.benchmark} @{entry.budget}"
     if entry.test_set != "test":
         name = f"{entry.benchmark} → {entry.test_set} @{entry.budget}"
+    if entry.control != "none":
+        name += f" [control {entry.control}]"
     several = len({e.protocol for e in entries}) > 1
     return f"{name} {entry.protocol}" if several else name
 
@@ -160,7 +235,7 @@ def _column_name(entry: Entry, entries: list[Entry]) -> str:
 def _column_order(entry: Entry) -> tuple[Any, ...]:
     size = math.inf if entry.budget == "full" else int(entry.budget)
     external = "" if entry.test_set == "test" else entry.test_set
-    return (entry.protocol, entry.benchmark, external, size)
+    return (entry.protocol, entry.benchmark, entry.control != "none", entry.control, external, size)
 
 
 def _row_order(encoder: str) -> tuple[int, str]:
@@ -202,6 +277,8 @@ def _flat(entry: Entry) -> dict[str, Any]:
         "test_set": entry.test_set,
         "budget": entry.budget,
         "protocol": entry.protocol,
+        "control": entry.control,
+        "exposure": entry.exposure,
         "macro_auroc": entry.mean,
         "standard_deviation": entry.deviation,
         "seeds": len(entry.scores),

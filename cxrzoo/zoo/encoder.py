@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from cxrzoo.zoo.weights import (
     read_safetensors,
     sha256_of_state,
 )
+
+if TYPE_CHECKING:
+    from cxrzoo.evaluation.exposure import Exposure
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest deviation from the golden output, relative to its largest value: float32 kernels of
@@ -115,6 +118,18 @@ class Encoder(nn.Module):
         if pixels.ndim == 3:
             pixels = pixels.unsqueeze(1)
         return torch.addcmul(self._shift, pixels.float(), self._scale)  # type: ignore[arg-type]
+
+    def exposure(self, benchmark: str) -> Exposure:
+        """What pretraining has seen of a benchmark: clean, exposed or unknown, and why.
+
+        Raises:
+            UnknownNameError: no such benchmark.
+        """
+        # the one place where the zoo looks at data, so only when asked
+        from cxrzoo.data.benchmark import find
+        from cxrzoo.evaluation.exposure import exposure
+
+        return exposure(self.card, find(benchmark))
 
     @property
     def device(self) -> torch.device:

@@ -224,3 +224,17 @@ def test_real_images_are_stored_as_their_files_show_them(shared_data):
         expected = images.fit(images.read(path, name), 64, "bilinear")
         np.testing.assert_array_equal(prepared.pixels(np.array([row]))[0], expected, err_msg=name)
     assert prepared.store.std(axis=(1, 2)).min() > 10, "no radiograph is blank"
+
+
+def test_test_images_that_are_training_images_too_are_noted(tmp_path):
+    draws = np.random.default_rng(0)
+    lines = [["file_name", "split", "TB"]]
+    for n in range(6):
+        write_image(tmp_path / f"{n}.png", draws.integers(0, 256, (9, 9), dtype=np.uint8))
+        lines.append([f"{n}.png", "train" if n < 4 else "test", n % 2])
+    name = write_metadata(tmp_path, lines, images=False)
+    assert "too" not in " ".join(prepare(open_benchmark(name), SIZE, "bilinear").table.notes)
+    (tmp_path / "4.png").write_bytes((tmp_path / "1.png").read_bytes())
+    for _ in range(2):  # the second time from the digests on disk
+        notes = prepare(open_benchmark(name), SIZE, "bilinear").table.notes
+        assert "1 test images are in the training split too, pixel for pixel" in notes

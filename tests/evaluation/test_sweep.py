@@ -186,3 +186,53 @@ def test_killed_at_any_moment_the_sweep_ends_with_the_same_table(tmp_path, monke
     whole = evaluate(tmp_path, budgets=[20, 40], seeds=3, output=tmp_path / "whole")
     assert sorted(r.digest for r in resumed) == sorted(r.digest for r in whole)
     assert not list(runs.rglob("*.tmp"))
+
+
+def test_a_record_declares_what_the_encoder_has_seen(tmp_path):
+    (made, *_) = evaluate(tmp_path, encoders=["supervised-imagenet"])
+    assert made.declared["exposure"] == {
+        "state": "clean",
+        "reason": "pretrained on imagenet-1k (train) with labels: imagenet-1k holds photographs, "
+        "no radiographs of patients",
+        "images": 0,
+        "labels_seen": False,
+    }
+
+
+def mine() -> cxrzoo.Encoder:
+    """An encoder that does not say what it has seen."""
+    contract = cxrzoo.InputContract(size_px=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    return cxrzoo.Encoder.from_module(module, name="mine", num_features=48, contract=contract)
+
+
+def test_require_clean_blocks_what_is_not_known_and_runs_the_rest(tmp_path):
+    records = evaluate(tmp_path, encoders=["random-init", mine()], require_clean=True)
+    assert {r.spec.encoder.name for r in records} == {"random-init"}
+    sweep = Sweep(encoders=[mine(), "random-init"], budgets=[20], require_clean=True, **QUICK)
+    blocked = [p for p in sweep.plan(decode=False) if p.state == "blocked"]
+    assert {p.encoder for p in blocked} == {"mine"}
+    assert blocked[0].reason == (
+        "exposure of mine on phantom is unknown: the card of mine does not say what it was "
+        "pretrained on"
+    )
+
+
+def test_require_clean_that_leaves_nothing_is_an_error(tmp_path):
+    with pytest.raises(
+        CxrzooError, match=r"--require-clean leaves nothing to do:\nexposure of mine"
+    ):
+        evaluate(tmp_path, encoders=[mine()], require_clean=True)
+
+
+def test_the_exposure_of_a_partial_copy_is_that_of_its_own_split(shared_data, tmp_path):
+    from cxrzoo.data.benchmark import find
+    from cxrzoo.evaluation.exposure import exposure
+    from cxrzoo.zoo.registry import find as find_card
+
+    card, _ = find_card("random-init")
+    seen = {"dataset": "nih14", "split": "official-train", "labels_seen": False}
+    trained = card.model_validate({**card.model_dump(), "pretraining_data": [seen]})
+    table = cxrzoo.open_benchmark("nih14", shared_data)
+    assert exposure(trained, find("nih14")).state == "clean"
+    assert exposure(trained, table.benchmark, table.split_id).state == "exposed"

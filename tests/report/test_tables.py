@@ -34,6 +34,7 @@ def make(encoder="e", benchmark="b", budget=100, seed=0, auroc=0.8, **extra) -> 
             "protocol": {"name": extra.get("protocol", "linear-v1")},
             "seed": seed,
             "precision": "float32",
+            "control": extra.get("control", "none"),
         }
     )
     status = "undefined" if auroc is None else "ok"
@@ -41,7 +42,12 @@ def make(encoder="e", benchmark="b", budget=100, seed=0, auroc=0.8, **extra) -> 
         name: {"macro": {"auroc": value}, "labels": {"x": {"status": status}}}
         for name, value in {"test": auroc, **extra.get("external", {})}.items()
     }
-    return record.seal(spec, {"notes": extra.get("notes", [])}, {"tests": tests}, {}, {})
+    declared = {
+        "notes": extra.get("notes", []),
+        "exposure": {"state": extra.get("exposure", "clean"), "reason": extra.get("reason", "")},
+    }
+    result = {"tests": tests} | extra.get("result", {})
+    return record.seal(spec, declared, result, {}, {})
 
 
 def test_the_whole_github_table():
@@ -144,3 +150,55 @@ def test_latex_escapes_and_html_escapes():
 def test_an_unknown_format_lists_the_known():
     with pytest.raises(UnknownNameError, match="latex"):
         table([make()], "latec")
+
+
+def test_what_is_exposed_or_unknown_is_marked_and_explained():
+    records = [
+        make("c"),
+        make("x", exposure="exposed", reason="pretrained on b with labels"),
+        make("u", exposure="unknown", reason="the card does not say"),
+    ]
+    text = table(records)
+    assert "| c         | 0.800    |" in text
+    assert "0.800 †" in text
+    assert "0.800 ?" in text
+    assert "- † exposed: x: pretrained on b with labels" in text
+    assert "- ? unknown: u: the card does not say" in text
+    states = {e["encoder"]: e["exposure"] for e in json.loads(table(records, "json"))["entries"]}
+    assert states == {"c": "clean", "x": "exposed", "u": "unknown"}
+
+
+def test_require_clean_leaves_the_rest_out_and_says_so():
+    records = [make("c"), make("x", exposure="exposed"), make("u", exposure="unknown")]
+    text = table(records, require_clean=True)
+    assert [line.split("|")[1].strip() for line in text.splitlines()[2:3]] == ["c"]
+    assert "| x" not in text
+    assert "| u" not in text
+    assert "2 records left out: exposed, or unknown" in text
+    assert "left out" not in table(records[:1], require_clean=True)
+
+
+def shortcut(*scores: float) -> dict:
+    labels = {f"l{n}": {"status": "ok", "auroc": s} for n, s in enumerate(scores)}
+    macro = sum(scores) / len(scores)
+    return {"shortcut": {"test": {"macro": {"auroc": macro}, "labels": labels}}}
+
+
+def test_a_control_has_its_own_column_and_says_what_it_means():
+    records = [
+        make(),
+        make(auroc=0.51, control="shuffled-labels"),
+        make(seed=0, auroc=0.6, control="source", result=shortcut(0.7, 0.9)),
+        make(seed=1, auroc=0.7, control="source", result=shortcut(0.9, 0.9)),
+    ]
+    text = table(records)
+    assert header(text) == [
+        "encoder",
+        "b @100",
+        "b @100 [control shuffled-labels]",
+        "b @100 [control source]",
+    ]
+    assert "trained on permuted labels, must end near 0.5" in text
+    assert (
+        "the source alone, without an image, predicts the labels with AUROC 0.850 (l1 with 0.900)"
+    ) in text
