@@ -92,6 +92,9 @@ def _csv_layout(path: Path) -> FolderLayout:
         )
         for n, line in enumerate(lines, start=2)
     ]
+    for n, (name, *_) in enumerate(entries, start=2):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{where} line {n}: file_name '{name}' leads out of the folder")
     for n, (_, _, split, _) in enumerate(entries, start=2):
         if "split" in columns and split not in ("train", "test"):
             raise DataError(f"{where} line {n}: split is '{split}', not train or test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,18 +67,23 @@ def place_of(source: HubSource, root: Path) -> Place:
         return Place(str(folder))
     if source.repo_id is None:
         raise DataError(f"{folder} does not exist: no images of this benchmark there")
-    if re.fullmatch("[0-9a-f]{40}", source.revision or ""):
-        return Place(source.repo_id, source.revision)
-    from huggingface_hub import HfApi
-
     try:
-        info = HfApi().dataset_info(source.repo_id, revision=source.revision)
+        return Place(source.repo_id, _commit(source.repo_id, source.revision))
     except Exception as error:  # no network, no such repository, gated, offline, ...
         raise DataError(
             f"{folder} does not exist, and the Hub does not give dataset {source.repo_id} "
             f"({_first_line(error)}). Fetch it with `{fetch_command(source)}` below the data root"
         ) from error
-    return Place(source.repo_id, info.sha)
+
+
+@lru_cache
+def _commit(repo_id: str, revision: str | None) -> str:
+    """The commit of a revision, asked for once: a branch must not move under a running program."""
+    if re.fullmatch("[0-9a-f]{40}", revision or ""):
+        return str(revision)
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(repo_id, revision=revision).sha)
 
 
 def fetch_command(source: HubSource) -> str:

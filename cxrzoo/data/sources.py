@@ -18,7 +18,7 @@ from cxrzoo import resources
 from cxrzoo.data import hubset, phantom, xrv
 from cxrzoo.data.folder import FolderSource, folder_layout
 from cxrzoo.data.hubset import HubImages, HubSource, place_of, read_hub
-from cxrzoo.data.rows import FileImages, Images, Rows, hash_lines, stamp
+from cxrzoo.data.rows import UNCERTAIN, FileImages, Images, Rows, hash_lines, stamp
 from cxrzoo.data.xrv import XrvSource, read_xrv
 from cxrzoo.errors import DataError
 from cxrzoo.files import sha256_of_file, sha256_of_json, write_atomically
@@ -35,8 +35,16 @@ Source = XrvSource | HubSource | FolderSource | PhantomSource
 
 
 def needs_root(source: Source) -> bool:
-    """Whether the source's files lie below a data root."""
-    return isinstance(source, XrvSource | HubSource)
+    """Whether the source's files can only lie below a data root."""
+    if isinstance(source, HubSource):
+        return source.repo_id is None
+    return isinstance(source, XrvSource)
+
+
+def origin(source: Source, root: Path) -> str:
+    """Where the images were read from, if not from below the data root; else empty."""
+    place = place_of(source, root) if isinstance(source, HubSource) else None
+    return f"read from the Hub, {place}" if place and place.revision else ""
 
 
 def folders(source: Source) -> list[str]:
@@ -51,9 +59,13 @@ def covariates(source: Source) -> list[str]:
     return source.covariates if isinstance(source, XrvSource) else []
 
 
-def has_uncertain(source: Source) -> bool:
-    """Whether the source's labels may be uncertain, for a label policy to decide."""
-    return isinstance(source, XrvSource) and source.has_uncertain
+def is_undecided(source: Source, labels: np.ndarray) -> np.ndarray:
+    """Which labels a label policy must decide: those called uncertain, or read differently."""
+    undecided = np.zeros(labels.shape, dtype=bool)
+    if isinstance(source, XrvSource):
+        undecided |= source.has_uncertain & (labels == UNCERTAIN)
+        undecided |= source.has_readers & (labels > 0) & (labels < 1)
+    return undecided
 
 
 def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:

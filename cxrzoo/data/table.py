@@ -16,7 +16,7 @@ import numpy as np
 from cxrzoo import resources
 from cxrzoo.data import sources
 from cxrzoo.data.benchmark import Benchmark, find
-from cxrzoo.data.rows import UNCERTAIN, Images, Rows
+from cxrzoo.data.rows import Images, Rows
 from cxrzoo.data.split import check_split, is_inside, split_rows, test_sets, unit_hash
 from cxrzoo.errors import DataError
 
@@ -132,6 +132,7 @@ def open_benchmark(
             )
         rows = rows.take(np.flatnonzero(rows.stamps != ""))
     split = split_rows(benchmark, rows, root)
+    origin = sources.origin(benchmark.source, root)
     names = sources.covariates(benchmark.source)
     table = Table(
         benchmark=benchmark,
@@ -140,7 +141,7 @@ def open_benchmark(
         labels=rows.labels,
         splits=split.of_rows,
         images=sources.images(benchmark.source, root, rows),
-        notes=(*benchmark.all_notes, *split.notes),
+        notes=(*benchmark.all_notes, *split.notes, *((origin,) if origin else ())),
         split_name=split.name,
         split_id=split.id,
         covariates=dict(zip(names, rows.covariates.T, strict=True)),
@@ -161,9 +162,11 @@ def rows_sha256(benchmark: Benchmark, rows: Rows | Table) -> str:
 
 
 def _root_for(benchmark: Benchmark, data_root: Path | str | None) -> Path:
-    if not sources.needs_root(benchmark.source):
+    if not sources.folders(benchmark.source):
         return Path()
     root = Path(data_root) if data_root else resources.default_data_root()
+    if root is None and not sources.needs_root(benchmark.source):
+        return resources.cache_dir() / "no-data-root"
     if root is None:
         raise DataError(
             f"{benchmark.name} needs images: say where they are with --data-root DIR or CXRZOO_DATA"
@@ -192,8 +195,7 @@ def _check_rows(benchmark: Benchmark, rows: Rows) -> None:
     for column, label in enumerate(benchmark.labels):
         values = rows.labels[:, column]
         odd = ~(np.isnan(values) | (values == 0) | (values == 1))
-        if sources.has_uncertain(benchmark.source):
-            odd &= ~((values == UNCERTAIN) | ((values > 0) & (values < 1)))
+        odd &= ~sources.is_undecided(benchmark.source, values)
         if odd.any():
             first = int(np.argmax(odd))
             raise DataError(
@@ -208,7 +210,7 @@ def _settled(benchmark: Benchmark, rows: Rows) -> Rows:
     """The rows with labels of 0, 1 and NaN, by the benchmark's policy."""
     policy, raw = benchmark.label_policy, rows.labels
     labels = raw.copy()
-    undecided = (raw == UNCERTAIN) | ((raw > 0) & (raw < 1))
+    undecided = sources.is_undecided(benchmark.source, raw)
     labels[undecided] = {"ones": 1.0, "zeros": 0.0}.get(policy.uncertain, np.nan)
     if policy.uncertain == "majority":
         labels[undecided & (raw > 0.5)] = 1.0

@@ -3,11 +3,13 @@ seeding of global generators, silent filters, ``imgpath`` conventions, fake pati
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import os
 import re
 import string
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from pydantic import Field, model_validator
 from cxrzoo.data.rows import UNCERTAIN, Rows, column_of, in_archive, stamp, text_column
 from cxrzoo.errors import DataError
 from cxrzoo.schema import Strict
+
+_TAIL_BYTES = 1 << 20
+"""Enough of the end of a table to hold its last line."""
 
 
 class Column(Strict):
@@ -68,15 +73,22 @@ class Readers(Strict):
     finding: str
 
 
+class Negative(Strict):
+    """Labels by a column's text: negative where it is one of ``values``, else positive."""
+
+    column: str
+    values: tuple[str, ...]
+
+
 class Part(Strict):
     """One torchxrayvision dataset class on one folder.
 
     ``images`` is where the files are below ``folder``, a folder or a zip file; ``imgpath`` what
     the class is told (some append their own subfolder). ``files`` are arguments that name
-    files of the release, with the names to look for; where none is there the class uses the copy
-    that comes with torchxrayvision, if it has one. ``file`` are templates of an image's path
-    below ``images`` from ``{id}`` and columns, the first that exists is taken; with
-    ``anywhere``, a file of that name in any folder below is.
+    files of the release, with the names to look for; where none is there and ``bundled`` is
+    true, the class uses the copy that comes with torchxrayvision, if it has one. ``file`` are
+    templates of an image's path below ``images`` from ``{id}`` and columns, the first that
+    exists is taken; with ``anywhere``, a file of that name in any folder below is.
     Patients come from the names in ``origins`` where there are such, else from ``patient``;
     without either, each image counts as a patient.
     """
@@ -86,6 +98,7 @@ class Part(Strict):
     images: str
     imgpath: str | None = None
     files: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    bundled: bool = True
     arguments: dict[str, Any] = Field(default_factory=dict)
     image: Column
     file: tuple[str, ...] = ("{id}",)
@@ -97,6 +110,9 @@ class Part(Strict):
     covariates: dict[str, Column] = Field(default_factory=dict)
     uncertain: Uncertain | None = None
     readers: Readers | None = None
+    negative: dict[str, Negative] = Field(
+        default_factory=dict, description="labels that are not taken from the class"
+    )
 
 
 class XrvSource(Strict):
@@ -112,8 +128,13 @@ class XrvSource(Strict):
 
     @property
     def has_uncertain(self) -> bool:
-        """Whether labels may be uncertain."""
-        return any(part.uncertain or part.readers for part in self.parts)
+        """Whether a label may be ``UNCERTAIN``."""
+        return any(part.uncertain for part in self.parts)
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether a label may be a share of readers."""
+        return any(part.readers for part in self.parts)
 
 
 def read_xrv(
@@ -138,7 +159,10 @@ class _Reader:
         files, stamps = self._locate(ids)
         origins = self._look_up(part.origins) if part.origins else ids
         values = self._labels(labels, ids)
-        columns = [self._text(part.covariates[c]) for c in covariates if c in part.covariates]
+        nothing = np.full(len(ids), "")
+        columns = [
+            self._text(part.covariates[c]) if c in part.covariates else nothing for c in covariates
+        ]
         rows = Rows(
             ids=ids,
             files=files,
@@ -147,9 +171,7 @@ class _Reader:
             labels=values,
             splits=self._splits(len(ids)),
             stamps=stamps,
-            covariates=np.array(columns or np.empty((0, len(ids))), dtype=str)
-            .reshape(-1, len(ids))
-            .T,
+            covariates=np.array(columns, dtype=str).reshape(len(covariates), len(ids)).T,
         )
         return _merged(rows) if part.repeated else rows
 
@@ -163,25 +185,27 @@ class _Reader:
 
             made = getattr(xrv.datasets, part.dataset)
             given = self._given_files(inspect.signature(made).parameters)
-            arguments = {**part.arguments, **given}
-            if "imgpath" in inspect.signature(made).parameters:
-                arguments["imgpath"] = str(folder / (part.imgpath or part.images))
-            try:
-                return made(**arguments)
-            except Exception as error:  # its classes raise whatever pandas and numpy raise
-                place = ", ".join(given.values()) or folder
-                raise DataError(
-                    f"{place}: torchxrayvision's {part.dataset} cannot read it "
-                    f"({type(error).__name__}: {error})"
-                ) from error
+            with _paths_without_train(given) as paths:
+                arguments = {**part.arguments, **paths}
+                if "imgpath" in inspect.signature(made).parameters:
+                    arguments["imgpath"] = str(folder / (part.imgpath or part.images))
+                try:
+                    return made(**arguments)
+                except Exception as error:  # its classes raise whatever pandas and numpy raise
+                    place = ", ".join(map(str, given.values())) or folder
+                    raise DataError(
+                        f"{place}: torchxrayvision's {part.dataset} cannot read it "
+                        f"({type(error).__name__}: {error})"
+                    ) from error
 
-    def _given_files(self, parameters: Any) -> dict[str, str]:
+    def _given_files(self, parameters: Any) -> dict[str, Path]:
         found = {}
         for argument, names in self.part.files.items():
             path = next((self.folder / n for n in names if (self.folder / n).is_file()), None)
             if path is not None:
-                found[argument] = str(path)
-            elif parameters[argument].default is inspect.Parameter.empty:
+                _check_last_line(path)
+                found[argument] = path
+            elif not self.part.bundled or parameters[argument].default is inspect.Parameter.empty:
                 raise DataError(f"{self.folder}: there is no {' or '.join(names)}")
         return found
 
@@ -197,7 +221,7 @@ class _Reader:
         if part.images.endswith(".zip"):
             there = self._members(prefix)
         elif part.anywhere:
-            there = _by_name(prefix, self.stamps)
+            there = self._by_name(prefix, ids)
         else:
             there = {}
         columns = {
@@ -215,6 +239,18 @@ class _Reader:
             files.append(place)
             stamps.append(self.stamps.get(place, ""))
         return np.array(files, dtype=str), np.array(stamps, dtype=str)
+
+    def _by_name(self, prefix: str, ids: np.ndarray) -> dict[str, str]:
+        """Paths below ``prefix`` by file name; those of images must be unique."""
+        wanted = {template.format(id=i) for template in self.part.file for i in ids}
+        found: dict[str, str] = {}
+        for path in self.stamps:
+            name = os.path.basename(path)
+            if path.startswith(f"{prefix}/") and name in wanted:
+                other = found.setdefault(name, path)
+                if other != path:
+                    raise DataError(f"{self.folder}: two files of one name: {other} and {path}")
+        return found
 
     def _members(self, archive: str) -> dict[str, str]:
         """Place of each member of a zip file by name; their stamps are the archive's."""
@@ -239,8 +275,12 @@ class _Reader:
                 )
         if self.part.readers:
             return self._shares(self.part.readers, labels, ids)
-        values = np.array(self.dataset.labels, dtype=np.float32)
-        values = values[:, [known.index(label) for label in labels]].reshape(-1, len(labels))
+        values = np.array(self.dataset.labels, dtype=np.float32).reshape(len(ids), len(known))
+        values = values[:, [known.index(label) for label in labels]]
+        for label, rule in self.part.negative.items():
+            text = np.char.strip(text_column(self.dataset.csv, rule.column, self.folder))
+            positive = np.where(np.isin(text, rule.values), 0.0, 1.0)
+            values[:, labels.index(label)] = np.where(text == "", np.nan, positive)
         if self.part.uncertain:
             for column, label in enumerate(labels):
                 raw = column_of(
@@ -252,8 +292,10 @@ class _Reader:
     def _shares(self, readers: Readers, labels: tuple[str, ...], ids: np.ndarray) -> np.ndarray:
         """(N, L) share of an image's readers who marked the label, by the class's own wording."""
         frame, mapping = self.dataset.rawcsv, getattr(self.dataset, "mapping", {})
-        finding = column_of(frame, readers.finding, self.folder).str.lower()
         keys = [readers.image, readers.reader]
+        for name in (*keys, readers.finding):
+            column_of(frame, name, self.folder)
+        finding = frame[readers.finding].str.lower()
         reads = frame[keys].drop_duplicates().groupby(readers.image).size()
         shares = np.zeros((len(ids), len(labels)), dtype=np.float32)
         for column, label in enumerate(labels):
@@ -322,14 +364,44 @@ def _picked(raw: np.ndarray, column: Column, where: Path) -> np.ndarray:
     return np.array([match.group(1) if match else "" for match in found], dtype=str)
 
 
-def _by_name(prefix: str, stamps: dict[str, str]) -> dict[str, str]:
-    """Paths below ``prefix`` by file name, which must be unique."""
-    found: dict[str, str] = {}
-    for path in stamps:
-        if path.startswith(f"{prefix}/") and found.setdefault(os.path.basename(path), path) != path:
-            other = found[os.path.basename(path)]
-            raise DataError(f"two files of one name: {other} and {path}")
-    return found
+@contextmanager
+def _paths_without_train(files: dict[str, Path]) -> Iterator[dict[str, str]]:
+    """The paths as text, by links where a folder above is called like a training set.
+
+    torchxrayvision's CheX_Dataset takes any path that holds 'train' for one of the training table.
+    """
+    with tempfile.TemporaryDirectory(prefix="cxrzoo-") as place:
+        paths = {}
+        for argument, path in files.items():
+            paths[argument] = str(path)
+            if "train" in str(path.parent) and "train" not in path.name:
+                link = Path(place) / path.name
+                link.symlink_to(path.resolve())
+                paths[argument] = str(link)
+        yield paths
+
+
+def _check_last_line(path: Path) -> None:
+    """Refuse a CSV that ends within a line: pandas would fill the line up with empty cells, and a
+    class may drop it for them."""
+    if path.suffix != ".csv":
+        return
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(0, os.SEEK_END)
+        file.seek(max(len(header), file.tell() - _TAIL_BYTES))
+        tail = file.read()
+    if not tail or tail.endswith((b"\n", b"\r")):
+        return
+    first, last = (
+        next(csv.reader([line.decode("utf-8", "replace")]), [])
+        for line in (header, tail.splitlines()[-1])
+    )
+    if len(last) < len(first):
+        raise DataError(
+            f"{path}: the last line has {len(last)} of {len(first)} cells and no line end: "
+            "the file was cut off; fetch it again"
+        )
 
 
 def _read_table(path: Path) -> Any:
