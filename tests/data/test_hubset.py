@@ -39,6 +39,8 @@ FIELDS: dict[str, Any] = {
     "labels": ["TB", "Woman"],
     "patient_key": "patient",
     "split": {"rule": "given"},
+    "verified": "images",
+    "access": "own",
     "licence": "none",
     "get": "made by a test",
     "citation": "none",

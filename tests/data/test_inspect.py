@@ -1,16 +1,13 @@
-"""Status and check: what a user is told about a copy."""
+"""Status: what a user is told about a copy."""
 
 from __future__ import annotations
 
-import json
 import shutil
 
-import numpy as np
 import pytest
 
-from cxrzoo.data.inspect import check, status
-from cxrzoo.errors import DataError, UnknownNameError
-from tests.data.helpers import write_image, write_metadata
+from cxrzoo.data.inspect import status
+from cxrzoo.errors import UnknownNameError
 
 
 @pytest.mark.parametrize("root", [None, "empty"])
@@ -81,72 +78,3 @@ def test_a_folder_without_images_is_broken(tmp_path):
 def test_an_unknown_name_is_an_error():
     with pytest.raises(UnknownNameError, match="did you mean phantom"):
         status("phantm", None)
-
-
-LINES = [
-    ["file_name", "patient_id", "split", "TB", "Rare"],
-    ["a.png", "p1", "train", 1, ""],
-    ["b.png", "p1", "train", 0, ""],
-    ["c.png", "p2", "train", 0, ""],
-    ["d.png", "p3", "train", 1, ""],
-    ["e.png", "p4", "test", "", 1],
-    ["f.png", "p5", "test", 1, 0],
-    ["g.png", "p6", "test", 0, 0],
-]
-
-
-def test_a_check_counts_images_patients_and_positives_among_known_labels(tmp_path):
-    found = check(write_metadata(tmp_path / "own", LINES), None, 8)
-    assert found.problems == ()
-    assert (found.images, found.patients) == (7, 6)
-    assert found.splits == {
-        "train": {"images": 4, "patients": 3},
-        "test": {"images": 3, "patients": 3},
-    }
-    assert found.prevalence == {
-        "train": {"TB": 0.5, "Rare": None},
-        "test": {"TB": 0.5, "Rare": 0.3333},
-    }
-    assert found.split == "the dataset's own split"
-
-
-def test_a_check_names_every_missing_and_unreadable_image(tmp_path):
-    name = write_metadata(tmp_path / "own", LINES)
-    whole = check(name, None, 8)
-    (tmp_path / "own" / "b.png").unlink()
-    (tmp_path / "own" / "d.png").write_bytes(b"")
-    (tmp_path / "own" / "e.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = check(name, None, 8)
-    assert found.problems == (
-        "b.png: no such file",
-        "d.png: not a readable image",
-        "e.png: not a readable image",
-    )
-    assert found.images == 4
-    assert found.splits["train"]["images"] == 2
-    assert found.prevalence["train"]["TB"] == 0.5
-    assert found.manifest_sha256 != whole.manifest_sha256
-
-
-def test_a_check_can_be_written_as_json(tmp_path):
-    found = check(write_metadata(tmp_path / "own", LINES), None, 8)
-    assert json.loads(json.dumps(found.as_dict()))["prevalence"]["train"]["Rare"] is None
-
-
-def test_a_check_of_a_leaking_split_is_an_error(tmp_path):
-    leaking = [*LINES, ["h.png", "p1", "test", 0, 0]]
-    with pytest.raises(DataError, match="patient p1 is in train and in test"):
-        check(write_metadata(tmp_path / "own", leaking), None, 8)
-
-
-def test_a_check_decodes_16_bit_images(tmp_path):
-    name = write_metadata(tmp_path / "own", LINES)
-    write_image(tmp_path / "own" / "a.png", np.full((8, 8), 40_000, np.uint16))
-    assert check(name, None, 8).problems == ()
-
-
-def test_a_check_of_real_images_finds_them_all(shared_data):
-    found = check("nlmtb", shared_data, 32)
-    assert found.problems == ()
-    assert found.splits["montgomery"] == {"images": 98, "patients": 98}
-    assert found.prevalence["montgomery"]["Tuberculosis"] == pytest.approx(39 / 98, abs=1e-4)
