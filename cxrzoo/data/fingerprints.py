@@ -7,10 +7,7 @@ in the cache by everything that changes them, as in ``cxrzoo.data.store``.
 from __future__ import annotations
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import imagehash
@@ -20,7 +17,6 @@ from PIL import Image
 
 from cxrzoo import arrays, resources
 from cxrzoo.data.rows import Images
-from cxrzoo.errors import ImageError
 from cxrzoo.files import safe_name, sha256_of_json
 from cxrzoo.images import VERSION as DECODING_VERSION
 
@@ -29,8 +25,6 @@ VERSION = 1
 
 _CHUNK = 512
 """Images between two commits to disk: a kill loses at most so many."""
-_GROUP = 16
-"""Images a thread takes at a time, as in the store."""
 _HASH_SIDE = 16
 """The hash compares 16 x 16 frequencies with their median: 256 bits."""
 _SIDE_PX = 64
@@ -38,6 +32,7 @@ _SIDE_PX = 64
 _THUMB_PX = 32
 _PIXELS, _HASH, _THUMB = 32, _HASH_SIDE**2 // 8, _THUMB_PX**2
 """Bytes of each part of a row, in this order."""
+_ROW = _PIXELS + _HASH + _THUMB
 
 
 @dataclass(frozen=True)
@@ -79,10 +74,10 @@ def fingerprint(
     """
     built = arrays.open_or_build(
         directory_for(images, name),
-        shape=(count, _PIXELS + _HASH + _THUMB),
+        shape=(count, _ROW),
         dtype="uint8",
         chunk=_CHUNK,
-        fill=_printer(images, workers or os.cpu_count() or 1),
+        fill=arrays.in_threads(lambda i: _row(images.grey(i)), (_ROW,), "uint8", workers),
         label=f"fingerprint {name}",
     )
     pixels, hashes, thumbs = np.split(built.data, [_PIXELS, _PIXELS + _HASH], axis=1)
@@ -95,31 +90,6 @@ def directory_for(images: Images, name: str) -> Path:
         [images.key, DECODING_VERSION, PIL.__version__, imagehash.__version__, VERSION]
     )
     return resources.cache_dir() / "fingerprints" / f"{safe_name(name)}-{key[:24]}"
-
-
-def _printer(images: Images, workers: int) -> arrays.Fill:
-    def decode(index: int) -> np.ndarray | str:
-        try:
-            return _row(images.grey(index))
-        except ImageError as error:
-            return str(error)
-
-    def decode_group(first: int, stop: int) -> list[np.ndarray | str]:
-        return [decode(index) for index in range(first, min(first + _GROUP, stop))]
-
-    def fill(start: int, stop: int) -> tuple[np.ndarray, dict[str, str]]:
-        rows = np.zeros((stop - start, _PIXELS + _HASH + _THUMB), dtype=np.uint8)
-        bad: dict[str, str] = {}
-        with ThreadPoolExecutor(workers) as pool:
-            groups = pool.map(lambda first: decode_group(first, stop), range(start, stop, _GROUP))
-            for offset, result in enumerate(chain.from_iterable(groups)):
-                if isinstance(result, str):
-                    bad[str(start + offset)] = result
-                else:
-                    rows[offset] = result
-        return rows, bad
-
-    return fill
 
 
 def _row(grey: np.ndarray) -> np.ndarray:

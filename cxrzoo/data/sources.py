@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 
 from cxrzoo import resources
-from cxrzoo.data import hubset, phantom, xrv
+from cxrzoo.data import hubset, phantom, xrv_rows
 from cxrzoo.data.folder import FolderSource, folder_layout
 from cxrzoo.data.hubset import HubImages, HubSource, place_of, read_hub
 from cxrzoo.data.rows import UNCERTAIN, FileImages, Images, Rows, hash_lines, stamp
-from cxrzoo.data.xrv import XrvSource, read_xrv
+from cxrzoo.data.xrv import XrvSource
+from cxrzoo.data.xrv_rows import read_xrv
 from cxrzoo.errors import DataError
 from cxrzoo.files import sha256_of_file, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict
@@ -88,7 +89,7 @@ def read(source: Source, labels: tuple[str, ...], root: Path) -> Rows:
         reader = partial(read_hub, source, labels, place, stamps)
     versions = [importlib.metadata.version(p) for p in ("torchxrayvision", "datasets")]
     # the readers' own source: an edit to them may change a row
-    versions += [sha256_of_file(Path(str(module.__file__))) for module in (hubset, xrv)]
+    versions += [sha256_of_file(Path(str(module.__file__))) for module in (hubset, xrv_rows)]
     key = sha256_of_json([source.model_dump(mode="json"), labels, str(root.resolve()),
                           sorted(stamps.items()), versions])  # fmt: skip
     return _cached(key, reader)

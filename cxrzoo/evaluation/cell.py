@@ -102,7 +102,7 @@ class Cell:
                 label_policy=table.benchmark.label_policy.name,
                 manifest_sha256=table.manifest_sha256,
                 pixels_sha256=self.prepared.pixels_sha256,
-                excluded=table.excluded,
+                excluded=record.ExcludedSpec.of(table.excluded),
                 limit=table.limit,
             ),
             budget=record.BudgetSpec(

@@ -33,6 +33,22 @@ class EncoderSpec(Strict):
     input: InputContract
 
 
+class ExcludedSpec(Strict):
+    """Images left out: how many, the hash of all their ids, and the first of them.
+
+    A partial copy leaves out a hundred thousand, too many to be named in every record.
+    """
+
+    n: int
+    sha256: str
+    first: tuple[str, ...]
+
+    @classmethod
+    def of(cls, ids: tuple[str, ...]) -> ExcludedSpec | None:
+        """None where nothing is left out."""
+        return cls(n=len(ids), sha256=sha256_of_json(ids), first=ids[:10]) if ids else None
+
+
 class BenchmarkSpec(Strict):
     name: str
     version: int
@@ -40,7 +56,7 @@ class BenchmarkSpec(Strict):
     label_policy: str
     manifest_sha256: str
     pixels_sha256: str
-    excluded: tuple[str, ...] = ()
+    excluded: ExcludedSpec | None = None
     limit: int | None = None
 
 

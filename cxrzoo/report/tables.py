@@ -157,7 +157,7 @@ def _caveats(record: Record) -> list[str]:
     """What the numbers themselves make worth saying."""
     spec, caveats = record.spec.benchmark, []
     if spec.excluded:
-        caveats.append(f"{len(spec.excluded)} missing or unreadable images left out")
+        caveats.append(f"{spec.excluded.n:,} missing or unreadable images left out")
     if spec.limit is not None:
         caveats.append(f"limited to {spec.limit} images a split: a quick look, not a result")
     for name, result in record.result["tests"].items():

@@ -131,3 +131,13 @@ def test_an_empty_folder_is_an_error(tmp_path):
 def test_names_become_safe_file_names():
     odd = spec(name="timm:a/b.c@d")
     assert record.file_name(odd).startswith("timm-a-b.c-d/b/linear-v1-b100-s0-")
+
+
+def test_a_hundred_thousand_excluded_images_are_one_line_of_a_record():
+    ids = tuple(f"{n:08d}.png" for n in range(100_000))
+    made = record.ExcludedSpec.of(ids)
+    assert made is not None
+    assert (made.n, made.first) == (100_000, ids[:10])
+    assert len(made.model_dump_json()) < 400
+    assert made.sha256 != record.ExcludedSpec.of(ids[1:]).sha256
+    assert record.ExcludedSpec.of(()) is None

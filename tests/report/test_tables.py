@@ -27,7 +27,7 @@ def make(encoder="e", benchmark="b", budget=100, seed=0, auroc=0.8, **extra) -> 
                 "label_policy": "mask",
                 "manifest_sha256": extra.get("manifest", "1" * 64),
                 "pixels_sha256": extra.get("pixels", "2" * 64),
-                "excluded": extra.get("excluded", []),
+                "excluded": extra.get("excluded"),
                 "limit": extra.get("limit"),
             },
             "budget": {"size": budget, "n": 100, "subset_sha256": "3" * 64},
@@ -117,7 +117,10 @@ def test_missing_seeds_undefined_and_absent_cells_are_shown_as_such():
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"excluded": ["i1", "i2"]}, "2 missing or unreadable images left out"),
+        (
+            {"excluded": {"n": 2, "sha256": "4" * 64, "first": ["i1", "i2"]}},
+            "2 missing or unreadable images left out",
+        ),
         ({"limit": 50}, "limited to 50 images a split: a quick look, not a result"),
         ({"notes": ["a phantom"]}, "b: a phantom"),
     ],
