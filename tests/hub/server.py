@@ -1,61 +1,157 @@
-"""A small Hugging Face Hub for the tests: repositories in memory, read by the real clients."""
+"""A small Hugging Face Hub for the tests: the real clients read from it and write to it.
+
+Standard library only, in memory, started in milliseconds. What it answers is in ``api``, its
+repositories are in ``repo``, and ``faults`` makes it misbehave. The protocol is modelled on what
+huggingface_hub 2.4 sends and reads; nothing here was compared with the live Hub.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
+
+from tests.hub.api import answer
+from tests.hub.faults import Fault
+from tests.hub.repo import File, Repo
+from tests.hub.wire import Call, Refusal, Reply
+from tests.hub.xet import XetStore
+
+__all__ = ["Fault", "Hub", "Repo", "Request", "running_hub"]
 
 
-@dataclass
-class Repo:
-    """A repository: files by commit, and commits by the names of its references."""
+class Request(str):
+    """``"METHOD /path?query"``, unquoted; with some of its headers."""
 
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, files: dict[str, bytes], ref: str = "main") -> str:
-        """A new commit with exactly these files; ``ref`` points to it afterwards."""
-        sha = hashlib.sha1(repr((ref, len(self.commits), sorted(files))).encode()).hexdigest()
-        self.commits[sha] = files
-        self.refs[ref] = sha
-        return sha
+    host: str
+    authorization: str | None
+    range: str | None
 
 
 @dataclass
 class Hub:
-    """Repositories by ``datasets/org/name`` or ``models/org/name``, and every request made."""
+    """Everything a hub knows, and everything it was asked.
 
+    - ``endpoint``: what ``HF_ENDPOINT`` should be; ``storage``: the other origin, of large files.
+    - ``repos``: by ``datasets/org/name`` or ``models/org/name``; ``repo(name)`` makes one.
+    - ``tokens``: the user of each; ``user(name)`` makes one. Anything else is refused with 401.
+    - ``members``: who may write in a namespace. A user may in the one of that name; in one that
+      is neither listed nor a user's, everybody with a token.
+    - ``requests``: every request, in order; ``leaked``: those that took a token to the storage.
+    - ``objects``: large files by sha256; ``uploads``: the sha256 of each that was PUT, in order.
+    - ``faults``: misbehaviour still due (see ``Fault``); ``faulted``: ``"KIND METHOD /path"``.
+    - ``card_errors``: what the check of a model card complains of.
+    """
+
+    folder: Path
     endpoint: str = ""
+    storage: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
+    tokens: dict[str, str] = field(default_factory=dict)
+    members: dict[str, set[str]] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    uploads: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    faulted: list[str] = field(default_factory=list)
+    card_errors: list[str] = field(default_factory=list)
+    page_size: int = 1000
+    expected: set[str] = field(default_factory=set)
+    served: dict[str, File] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def xet(self) -> XetStore:
+        return XetStore(self.folder)
 
     def repo(self, name: str) -> Repo:
-        """The repository called so, made if there is none."""
-        return self.repos.setdefault(name, Repo())
+        """The repository called so, made if there is none; empty, without a first commit."""
+        return self.repos.setdefault(name, Repo(name))
+
+    def user(self, name: str) -> str:
+        """A token of this user."""
+        token = f"hf_{name}"
+        self.tokens[token] = name
+        return token
+
+    def may_write(self, user: str, name: str) -> bool:
+        namespace = name.split("/")[1]
+        if namespace in self.members:
+            return user in self.members[namespace]
+        return user == namespace or namespace not in self.tokens.values()
+
+    def page(self, repo: Repo) -> str:
+        return f"{self.endpoint}/{repo.web}"
+
+    @property
+    def leaked(self) -> list[Request]:
+        """Requests to the storage, or to its origin, that carried a token."""
+        host = urlsplit(self.storage).netloc
+        return [r for r in self.requests if r.authorization and (r.host == host or " /lfs/" in r)]
+
+    def take_fault(self, request: Request, reply: Reply | None) -> Fault | None:
+        """The first fault due for this request; without a reply, only those instead of the work."""
+        with self.lock:
+            for fault in self.faults:
+                if fault.concerns(request) and _applies(fault, request, reply):
+                    fault.spend()
+                    self.faulted.append(f"{fault.kind} {request}")
+                    return fault
+        return None
+
+
+def _applies(fault: Fault, request: Request, reply: Reply | None) -> bool:
+    if fault.kind in ("status", "drop"):
+        return fault.late == (reply is not None)
+    if reply is None:
+        return False
+    has_body = not request.startswith("HEAD ") and len(reply.body) > fault.after
+    match fault.kind:
+        case "cut" | "alter":
+            return has_body and reply.status in (200, 206)
+        case "slow":
+            return has_body or fault.after == 0
+        case "etag":
+            return "ETag" in reply.headers
+        case _:
+            return reply.status in (200, 206, 302)
 
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     """A hub on a free local port, until the end of the block."""
-    hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with tempfile.TemporaryDirectory(prefix="hub-xet-") as folder:
+        hub = Hub(Path(folder))
+        server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+        hub.storage = f"http://localhost:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no error of the test; any other is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -63,125 +159,117 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # unbuffered writes cost 40 ms a request
     hub: Hub
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
     def log_message(self, *_: Any) -> None:
         """Nothing on stderr; ``Hub.requests`` has them."""
 
     def _answer(self) -> None:
-        url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.hub.requests.append(f"{self.command} {unquote(self.path)}")
-        parts = [unquote(part) for part in url.path.strip("/").split("/")]
-        if parts[0] == "api":
-            self._api(parts[1:], body)
-        elif "resolve" in parts:
-            kind = parts[0] if parts[0] == "datasets" else "models"
-            rest = parts[1:] if parts[0] == "datasets" else parts
-            self._resolve(f"{kind}/{rest[0]}/{rest[1]}", rest[3], "/".join(rest[4:]))
-        else:
-            self._fail(404, "EntryNotFound")
+        request = Request(f"{self.command} {unquote(self.path)}")
+        request.host = self.headers.get("Host", "")
+        request.authorization = self.headers.get("Authorization")
+        request.range = self.headers.get("Range")
+        self.hub.requests.append(request)
+        body = self._body()
+        fault = self.hub.take_fault(request, None)
+        if fault is not None:
+            return self._misbehave(fault)
+        try:
+            with self.hub.lock:
+                reply = answer(Call(self.hub, self.command, self.path, body, self._user()))
+        except Refusal as refusal:
+            reply = refusal.reply
+        self._send(request, reply)
 
-    def _api(self, parts: list[str], body: bytes) -> None:
-        name, rest = "/".join(parts[:3]), parts[3:]
-        found = self._find(name, rest[1] if len(rest) > 1 else "main")
-        if found is None:
-            return
-        sha, files = found
-        match rest[:1]:
-            case [] | ["revision"]:
-                siblings = [{"rfilename": path} for path in sorted(files)]
-                self._json({"id": "/".join(parts[1:3]), "sha": sha, "private": False,
-                            "gated": False, "siblings": siblings})  # fmt: skip
-            case ["tree"]:
-                query = parse_qs(urlsplit(self.path).query)
-                recursive = query.get("recursive", ["false"])[0].lower() in ("true", "1")
-                entries = _tree(files, "/".join(rest[2:]), recursive)
-                if entries:
-                    self._json(entries)
-                else:
-                    self._fail(404, "EntryNotFound")
-            case ["paths-info"]:
-                wanted = _paths(body)
-                self._json([_entry(path, files[path]) for path in wanted if path in files])
-            case _:
-                self._fail(404, "EntryNotFound")
+    do_HEAD = do_GET = do_POST = do_PUT = do_DELETE = _answer
 
-    def _resolve(self, name: str, revision: str, path: str) -> None:
-        found = self._find(name, revision)
-        if found is None:
-            return
-        sha, files = found
-        if path not in files:
-            return self._fail(404, "EntryNotFound", {"X-Repo-Commit": sha})
-        content = files[path]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
-        self._send(200, content, "application/octet-stream", headers)
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
-    def _find(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """Commit and files; answers with an error where there are none."""
-        repo = self.hub.repos.get(name)
-        if repo is None:
-            self._fail(404, "RepoNotFound")
-            return None
-        sha = repo.refs.get(revision, revision)
-        if sha not in repo.commits:
-            self._fail(404, "RevisionNotFound")
-            return None
-        return sha, repo.commits[sha]
+    def _user(self) -> str | None:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token and token not in self.hub.tokens:
+            raise Refusal(401, "Unauthorized", "Invalid credentials in Authorization header")
+        return self.hub.tokens.get(token)
 
-    def _json(self, content: Any) -> None:
-        self._send(200, json.dumps(content).encode(), "application/json", {})
+    def _misbehave(self, fault: Fault) -> None:
+        """Another answer, or none: the two faults that need no reply."""
+        if fault.kind == "drop":
+            return self._hang_up()
+        headers = {"X-Error-Code": fault.code, "X-Error-Message": fault.message}
+        if fault.retry_after is not None:
+            headers["Retry-After"] = str(fault.retry_after)
+        shown = {name: value for name, value in headers.items() if value}
+        self._write(Reply(fault.status, fault.message.encode(), shown))
 
-    def _fail(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self._send(status, b"", "text/plain", {"X-Error-Code": code, **(headers or {})})
+    def _send(self, request: Request, reply: Reply) -> None:
+        fault = self.hub.take_fault(request, reply)
+        if fault is None:
+            return self._write(self._in_range(reply))
+        if fault.kind in ("status", "drop"):
+            return self._misbehave(fault)
+        if fault.kind == "slow" and not fault.after:
+            time.sleep(fault.seconds)
+        if fault.kind == "alter":
+            middle = max(len(reply.body) // 2, fault.after)
+            changed = bytes([reply.body[middle] ^ 0xFF])
+            reply = Reply(reply.status, reply.body[:middle] + changed + reply.body[middle + 1 :],
+                          reply.headers)  # fmt: skip
+        if fault.kind == "etag":
+            for name in {"ETag", "X-Linked-Etag"} & reply.headers.keys():
+                reply.headers[name] = '"' + "0" * (len(reply.headers[name]) - 2) + '"'
+        if fault.kind == "wrong_length":
+            reply = _resized(reply, fault.delta)
+        self._write(self._in_range(reply), fault)
 
-    def _send(self, status: int, content: bytes, kind: str, headers: dict[str, str]) -> None:
-        first, last = 0, len(content) - 1
+    def _in_range(self, reply: Reply) -> Reply:
+        """The part of the body that the client asked for."""
         wanted = self.headers.get("Range", "")
-        if wanted.startswith("bytes=") and status == 200:
-            start, _, stop = wanted.removeprefix("bytes=").partition("-")
-            first, last = int(start), min(int(stop or last), last)
-            status = 206
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(max(0, last - first + 1)))
-        for key, value in headers.items():
-            self.send_header(key, value)
+        if reply.status != 200 or not wanted.startswith("bytes="):
+            return reply
+        size = len(reply.body)
+        start, _, stop = wanted.removeprefix("bytes=").partition("-")
+        first = int(start) if start else max(0, size - int(stop))
+        last = min(int(stop), size - 1) if start and stop else size - 1
+        if first > last:
+            return Reply(416, b"", {"X-Error-Code": "BadRange", "Content-Range": f"bytes */{size}"})
+        headers = {**reply.headers, "Content-Range": f"bytes {first}-{last}/{size}"}
+        return Reply(206, reply.body[first : last + 1], headers)
+
+    def _write(self, reply: Reply, fault: Fault | None = None) -> None:
+        self.send_response(reply.status)
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.send_header("X-Request-Id", f"test-{len(self.hub.requests)}")
+        for key, value in reply.headers.items():
+            self.send_header(key, value.encode("ascii", "replace").decode())
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content[first : last + 1])
+        body = b"" if self.command == "HEAD" else reply.body
+        if fault is not None and fault.kind in ("cut", "slow") and body:
+            self.wfile.write(body[: fault.after])
+            self.wfile.flush()
+            if fault.kind == "cut":
+                return self._hang_up()
+            if fault.after:
+                time.sleep(fault.seconds)
+            body = body[fault.after :]
+        self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(2)
 
 
-def _tree(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
-    """The files below ``folder``, or its own files and folders."""
-    prefix = f"{folder}/" if folder else ""
-    inside = sorted(path for path in files if path.startswith(prefix))
-    if recursive:
-        return [_entry(path, files[path]) for path in inside]
-    here = [path for path in inside if "/" not in path[len(prefix) :]]
-    folders = {prefix + path[len(prefix) :].split("/")[0] for path in inside} - set(here)
-    return [_entry(path, files[path]) for path in here] + [
-        {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)
-    ]
-
-
-def _entry(path: str, content: bytes) -> dict[str, Any]:
-    oid = hashlib.sha1(content).hexdigest()
-    return {"type": "file", "path": path, "oid": oid, "size": len(content)}
-
-
-def _paths(body: bytes) -> list[str]:
-    """The paths of a paths-info request, sent as a form or as JSON."""
-    if body.startswith(b"{"):
-        paths: list[str] = json.loads(body)["paths"]
-        return paths
-    return parse_qs(body.decode()).get("paths", [])
+def _resized(reply: Reply, delta: int) -> Reply:
+    """The same answer, shorter or with zeros at its end, and consistent in itself."""
+    headers = dict(reply.headers)
+    if "X-Linked-Size" in headers:
+        headers["X-Linked-Size"] = str(int(headers["X-Linked-Size"]) + delta)
+    body = reply.body[:delta] if delta < 0 else reply.body + bytes(delta)
+    return Reply(reply.status, body, headers)
