@@ -10,27 +10,27 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from cxrzoo import __version__
+from cxrzoo.cli_data import data_group
+from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
+from cxrzoo.cli_shared import (
+    DATA_ROOT,
+    JSON,
+    OFFLINE,
+    REQUIRE_CLEAN,
+    WORKERS,
+    catalogue,
+    complete_names,
+    print_rows,
+)  # fmt: skip
 from cxrzoo.errors import CxrzooError
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_DATA_ROOT = click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    envvar="CXRZOO_DATA",
-    help="Folder that holds one folder of images per benchmark; else CXRZOO_DATA.",
-)
-_REQUIRE_CLEAN = click.option(
-    "--require-clean",
-    is_flag=True,
-    help="Refuse encoders that have seen the benchmark, or of which nobody knows.",
-)
-_WORKERS = click.option("--workers", type=click.IntRange(1), help="Decoding threads.")
+if TYPE_CHECKING:
+    from cxrzoo.zoo.card import Card
 
 
 class _Group(click.Group):
@@ -49,33 +49,14 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-def _names(kind: str) -> Any:
-    """Completion of encoder or benchmark names, from the catalogue on disk."""
-
-    def complete(ctx: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
-        return [CompletionItem(n) for n in _catalogue(kind) if n.startswith(start)]
-
-    return complete
-
-
-def _catalogue(kind: str) -> list[str]:
-    if kind == "encoders":
-        from cxrzoo.zoo.registry import list_encoders
-
-        return list_encoders()
-    if kind == "benchmarks":
-        from cxrzoo.data.benchmark import list_benchmarks
-
-        return list_benchmarks()
-    from cxrzoo.evaluation.protocol import PROTOCOLS
-
-    return list(PROTOCOLS)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Chest-X-ray encoders, one per pretraining strategy, compared at fixed label budgets."""
+
+
+for _command in (data_group, convert_command, fetch_command, publish_command):
+    main.add_command(_command)
 
 
 @main.command("list")
@@ -84,7 +65,7 @@ def main() -> None:
     type=click.Choice(["encoders", "benchmarks", "protocols", "exposure"]),
     default="encoders",
 )
-@_JSON
+@JSON
 def list_command(kind: str, as_json: bool) -> None:
     """List encoders, benchmarks, protocols, or what each encoder has seen of each benchmark."""
     rows = {
@@ -93,12 +74,12 @@ def list_command(kind: str, as_json: bool) -> None:
         "protocols": _protocol_rows,
         "exposure": _exposure_rows,
     }
-    _print_rows(rows[kind](), as_json)
+    print_rows(rows[kind](), as_json)
 
 
 @main.command("info")
-@click.argument("name", shell_complete=_names("encoders"))
-@_JSON
+@click.argument("name", shell_complete=complete_names("encoders"))
+@JSON
 def info_command(name: str, as_json: bool) -> None:
     """Show the card of an encoder, a benchmark's description or a protocol's settings."""
     import yaml
@@ -110,106 +91,24 @@ def info_command(name: str, as_json: bool) -> None:
         click.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=96).rstrip())
 
 
-@main.group("data")
-def data_group() -> None:
-    """See, prepare and check the benchmarks' images."""
-
-
-@data_group.command("status")
-@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
-@_DATA_ROOT
-@_JSON
-def data_status(names: tuple[str, ...], data_root: Path | None, as_json: bool) -> None:
-    """Say for each benchmark whether its images are there, and how to get them."""
-    from dataclasses import asdict
-
-    from cxrzoo.data.inspect import status
-
-    rows = [asdict(status(n, data_root)) for n in names or _catalogue("benchmarks")]
-    _print_rows(rows, as_json, widths=[None, None, 84])
-
-
-@data_group.command("prepare")
-@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
-@_DATA_ROOT
-@click.option("--size", "size_px", default=128, show_default=True, help="Side in pixels.")
-@_WORKERS
-@click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
-def data_prepare(
-    names: tuple[str, ...],
-    data_root: Path | None,
-    size_px: int,
-    workers: int | None,
-    exclude_bad: bool,
-) -> None:
-    """Decode and resize all images once."""
-    from cxrzoo.data.benchmark import at_hand
-    from cxrzoo.data.store import prepare
-    from cxrzoo.data.table import open_benchmark
-
-    for name in names or at_hand(data_root):
-        table = open_benchmark(name, data_root, exclude_bad=exclude_bad)
-        started = time.perf_counter()
-        prepare(table, size_px, "bilinear", workers=workers, exclude_bad=exclude_bad)
-        seconds = time.perf_counter() - started
-        click.echo(f"{name}: {len(table):,} images at {size_px} px in {seconds:.1f} s")
-
-
-@data_group.command("check")
-@click.argument("names", nargs=-1, shell_complete=_names("benchmarks"))
-@_DATA_ROOT
-@click.option(
-    "--against",
-    multiple=True,
-    metavar="POOL",
-    help="Look for its images in a pool too: a folder, a benchmark, or BENCHMARK:train.",
-)
-@_WORKERS
-@_JSON
-def data_check(
-    names: tuple[str, ...],
-    data_root: Path | None,
-    against: tuple[str, ...],
-    workers: int | None,
-    as_json: bool,
-) -> None:
-    """Check images, labels, patients and splits; exit 1 when something makes a score untrue.
-
-    Decodes every image, looks for copies of one image within the set, across train and test and
-    in pools, and compares the share of positives with the published one.
-    """
-    from cxrzoo.data.benchmark import at_hand
-    from cxrzoo.data.check import check
-
-    found, failures = [], []
-    for name in names or at_hand(data_root):
-        try:
-            found.append(check(name, data_root, against=against, workers=workers))
-            failures += [f"{name}: {problem}" for problem in found[-1].problems]
-        except CxrzooError as error:
-            failures.append(str(error))
-    if as_json:
-        click.echo(json.dumps([c.as_dict() for c in found], indent=1))
-    else:
-        click.echo("\n".join(line for result in found for line in result.lines()))
-    if failures:
-        raise CxrzooError("\n".join([f"{len(failures)} problems:", *failures]))
-
-
 @main.command("eval")
-@click.option("-e", "--encoder", "encoders", multiple=True, shell_complete=_names("encoders"))
-@click.option("-b", "--benchmark", "benchmarks", multiple=True, shell_complete=_names("benchmarks"))
+@click.option(
+    "-e", "--encoder", "encoders", multiple=True, shell_complete=complete_names("encoders")
+)
+@click.option(
+    "-b", "--benchmark", "benchmarks", multiple=True, shell_complete=complete_names("benchmarks")
+)
 @click.option("--budget", "budgets", multiple=True, required=True, help="Images, or full.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--protocol", help="linear, finetune, or a version; on a CPU linear by default.")
-@_DATA_ROOT
+@DATA_ROOT
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="runs", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@_WORKERS
+@WORKERS
 @click.option("--overwrite", is_flag=True, help="Compute finished cells again.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and how long it would take.")
 @click.option("--limit", type=click.IntRange(10), help="Images of each split, for a quick look.")
-@click.option("--offline", is_flag=True, help="Never ask the Hub.")
+@OFFLINE
 @click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
 @click.option(
     "--control",
@@ -217,8 +116,8 @@ def data_check(
     show_default=True,
     help="shuffled-labels, or a column such as view or source to predict in place of the labels.",
 )
-@_REQUIRE_CLEAN
-@_JSON
+@REQUIRE_CLEAN
+@JSON
 def eval_command(
     encoders: tuple[str, ...],
     benchmarks: tuple[str, ...],
@@ -278,7 +177,7 @@ def eval_command(
     default="github",
     show_default=True,
 )
-@_REQUIRE_CLEAN
+@REQUIRE_CLEAN
 def table_command(directories: tuple[Path, ...], format_name: str, require_clean: bool) -> None:
     """Print the records below one or more folders as a table."""
     from cxrzoo.evaluation.record import read_records
@@ -288,26 +187,14 @@ def table_command(directories: tuple[Path, ...], format_name: str, require_clean
     click.echo(table(records, format_name, require_clean=require_clean))
 
 
-@main.command("convert")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", required=True, help="Where the checkpoint comes from.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-def convert_command(source: Path, format_name: str, output: Path) -> None:
-    """Turn a checkpoint into safetensors in the card directory OUTPUT, and update its card."""
-    from cxrzoo.zoo.convert import convert
-
-    encoder = convert(source, format_name, output)
-    click.echo(f"{encoder.card.name}: {output} sha256 {encoder.weights_sha256}")
-
-
 def _encoder_rows() -> list[dict[str, Any]]:
     from cxrzoo.zoo.registry import at_hand, find
 
-    found = [find(name) for name in _catalogue("encoders")]
+    found = [find(name) for name in catalogue("encoders")]
     return [
         {
             "name": card.name,
-            "weights": _where(card.has_weights, at_hand(card, folder)),
+            "weights": _where(card, at_hand(card, folder)),
             "tier": card.tier,
             "strategy": card.chain,
         }
@@ -315,14 +202,16 @@ def _encoder_rows() -> list[dict[str, Any]]:
     ]
 
 
-def _where(exist: bool, here: bool) -> str:
-    return "at hand" if here else "on the Hub" if exist else "none yet"
+def _where(card: Card, here: bool) -> str:
+    if here or not card.has_weights:
+        return "at hand" if here else "none yet"
+    return "on the Hub" if card.verified else "on the Hub, unverified"
 
 
 def _benchmark_rows() -> list[dict[str, Any]]:
     from cxrzoo.data.benchmark import find
 
-    found = [find(name) for name in _catalogue("benchmarks")]
+    found = [find(name) for name in catalogue("benchmarks")]
     return [
         {
             "name": b.name,
@@ -343,10 +232,10 @@ def _exposure_rows() -> list[dict[str, Any]]:
     from cxrzoo.evaluation.exposure import exposure
     from cxrzoo.zoo.registry import find
 
-    benchmarks = [find_benchmark(name) for name in _catalogue("benchmarks")]
+    benchmarks = [find_benchmark(name) for name in catalogue("benchmarks")]
     return [
         {"encoder": name} | {b.name: exposure(find(name)[0], b).state for b in benchmarks}
-        for name in _catalogue("encoders")
+        for name in catalogue("encoders")
     ]
 
 
@@ -361,9 +250,9 @@ def _info(name: str) -> dict[str, Any]:
     from cxrzoo.errors import UnknownNameError
     from cxrzoo.evaluation.exposure import exposure
 
-    if name in _catalogue("benchmarks"):
+    if name in catalogue("benchmarks"):
         return find_benchmark(name).model_dump(mode="json")
-    if name in _catalogue("protocols"):
+    if name in catalogue("protocols"):
         from cxrzoo.evaluation.protocol import find as find_protocol
 
         return find_protocol(name).model_dump(mode="json")
@@ -372,10 +261,10 @@ def _info(name: str) -> dict[str, Any]:
     try:
         card, directory = locate(name)
     except UnknownNameError:
-        choices = [n for kind in ("encoders", "benchmarks", "protocols") for n in _catalogue(kind)]
+        choices = [n for kind in ("encoders", "benchmarks", "protocols") for n in catalogue(kind)]
         raise UnknownNameError("name", name, choices) from None
     seen = {}
-    for benchmark in _catalogue("benchmarks"):
+    for benchmark in catalogue("benchmarks"):
         found = exposure(card, find_benchmark(benchmark))
         seen[benchmark] = f"{found.state}: {found.reason}"
     return {**card.model_dump(mode="json"), "directory": str(directory), "exposure": seen}
@@ -387,29 +276,10 @@ def _print_plan(planned: list[Any], lines: list[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"cells": rows, "estimate": lines}, indent=1))
         return
-    _print_rows(rows, as_json=False)
+    print_rows(rows, as_json=False)
     states = [entry.state for entry in planned]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("cached", "missing", "blocked"))
     click.echo("\n".join(["", f"{len(states)} cells: {counts}", *lines]))
-
-
-def _print_rows(
-    rows: list[dict[str, Any]], as_json: bool, widths: list[int | None] | None = None
-) -> None:
-    from tabulate import tabulate
-
-    if as_json:
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    else:
-        click.echo(
-            tabulate(
-                rows,
-                headers="keys",
-                tablefmt="simple",
-                disable_numparse=True,
-                maxcolwidths=widths,
-            )
-        )
 
 
 def _budget(text: str) -> int | str:

@@ -35,6 +35,17 @@ class WeightsError(CxrzooError):
     """Weights are absent, altered, of a refused format, or do not behave as published."""
 
 
+class HubError(CxrzooError):
+    """The Hub does not give what was asked for, or gives what must be refused.
+
+    ``unreachable``: nobody answered, so that what is cached may still do.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
+
+
 class DataError(CxrzooError):
     """A benchmark's files, labels or splits are not what its description says."""
 

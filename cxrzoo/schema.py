@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -14,9 +15,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def parse_yaml(text: str) -> Any:
-    """Parse YAML without constructing anything but plain values; raises ValueError."""
+def parse_yaml(text: str, *, aliases: bool = True) -> Any:
+    """Parse YAML without constructing anything but plain values.
+
+    ``aliases`` False refuses anchors and aliases, with which a small text from elsewhere makes a
+    value that fills the memory. Raises ValueError, for more than a megabyte of text too.
+    """
+    if len(text) > _MAX_YAML_CHARS:
+        raise ValueError(f"{len(text):,} characters of YAML, more than {_MAX_YAML_CHARS:,}")
     try:
+        # a scan in full only where there may be one: it costs as much as parsing
+        if not aliases and _MAYBE_ALIAS.search(text):
+            tokens = (yaml.AnchorToken, yaml.AliasToken)
+            if any(isinstance(token, tokens) for token in yaml.scan(text, Loader=_LOADER)):
+                raise ValueError("YAML anchors and aliases are not allowed here")
         return yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from None
@@ -34,4 +46,6 @@ def plain_lines(error: ValidationError, where: str) -> str:
     )
 
 
+_MAX_YAML_CHARS = 1_000_000
+_MAYBE_ALIAS = re.compile(r"[&*]\w")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -24,9 +24,9 @@ from cxrzoo.evaluation.exposure import Exposure, exposure
 from cxrzoo.evaluation.protocol import LinearV1, Protocol
 from cxrzoo.evaluation.record import Record, Spec
 from cxrzoo.zoo import encoder as zoo
-from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import Card
 from cxrzoo.zoo.encoder import Encoder
+from cxrzoo.zoo.hub import Pin
 
 
 @dataclass
@@ -36,13 +36,14 @@ class Subject:
     card: Card
     weights_sha256: str
     loader: Callable[[], Encoder]
+    pin: Pin | None = None
     features: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, encoder: str | Encoder | nn.Module) -> Subject:
         """From a name, as ``cxrzoo.load`` takes it, or from an encoder object."""
         if isinstance(encoder, Encoder):
-            return cls(encoder.card, encoder.weights_sha256, lambda: encoder)
+            return cls(encoder.card, encoder.weights_sha256, lambda: encoder, encoder.pin)
         if not isinstance(encoder, str):
             raise CardError(
                 f"{type(encoder).__name__} has no card, so its input is unknown; wrap it: "
@@ -51,10 +52,13 @@ class Subject:
             )
         if encoder.startswith("timm:"):
             return cls.of(zoo.load(encoder))
-        card, directory = registry.locate(encoder)
+        card, directory, pin = zoo.locate(encoder)
         if card.weights is None:
             raise WeightsError(zoo.how_to_train(card))
-        return cls(card, card.weights.sha256, lambda: zoo.load_from(card, directory))
+        if card.weights.sha256 is None:  # what the file holds is known once it is there
+            return cls.of(zoo.load_from(card, directory, pin))
+        sha256 = card.weights.sha256
+        return cls(card, sha256, lambda: zoo.load_from(card, directory, pin), pin)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -250,6 +254,7 @@ def _declared(cell: Cell) -> dict[str, Any]:
         "tier": card.tier,
         "strategy": card.chain,
         "license": card.license,
+        "pin": None if cell.subject.pin is None else str(cell.subject.pin),
         "pretraining_data": None
         if card.pretraining_data is None
         else [d.model_dump(mode="json") for d in card.pretraining_data],

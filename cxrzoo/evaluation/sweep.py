@@ -94,6 +94,9 @@ class Sweep:
             DataError: the control applies to none of them, or ``require_clean`` leaves nothing.
         """
         subjects = [Subject.of(e) for e in dict.fromkeys(self.encoders or encoders_at_hand())]
+        for subject in subjects:
+            if subject.pin is not None:
+                _say(f"{subject.card.name} is {subject.pin}")
         names = dict.fromkeys(self.benchmarks or at_hand(self.data_root))
         tables = [self._open(name) for name in names]
         self._check_budgets(tables)

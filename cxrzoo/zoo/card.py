@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cxrzoo.errors import CardError
 from cxrzoo.images import INTERPOLATIONS
@@ -18,6 +19,7 @@ from cxrzoo.schema import Strict, parse_yaml, plain_lines
 
 CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
+_MAX_CARD_BYTES = 2_000_000
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Method = Literal["none", "supervised", "moco", "simclr", "byol", "swav", "barlow", "unknown"]
 
@@ -56,13 +58,22 @@ class InputContract(Strict):
 
 
 class Weights(Strict):
-    """Where the weights are. ``file`` lies beside the card; ``seed`` draws them instead."""
+    """Where the weights are.
 
-    file: str | None = None
+    ``file`` lies beside the card, or in the Hub repository ``repo_id`` at the commit ``revision``;
+    ``seed`` draws them instead. ``drop`` are beginnings of names of tensors in the file that do not
+    belong to the backbone: a classifier. ``format`` is one of ``cxrzoo convert``'s, where the file
+    names its tensors in another way than timm. Without ``sha256`` the file's hash on the Hub is
+    checked.
+    """
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = None
     seed: int | None = None
-    sha256: Sha256
-    repo_id: str | None = None
+    sha256: Sha256 | None = None
+    repo_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")] | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    drop: tuple[str, ...] = ()
+    format: str | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Weights:
@@ -70,6 +81,8 @@ class Weights(Strict):
             raise ValueError("exactly one of file and seed says where the weights come from")
         if self.file is not None and not self.file.endswith(".safetensors"):
             raise ValueError("file must be a .safetensors file: pickles run code when opened")
+        if self.sha256 is None and self.repo_id is None:
+            raise ValueError("sha256 may be left out only of a file in a Hub repository (repo_id)")
         return self
 
 
@@ -84,7 +97,11 @@ class PretrainingData(Strict):
 class Card(Strict):
     """Front matter of a model card."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/._@-]*$")]
+    version: int = Field(1, ge=1, description="of the encoder; the Hub's tag is v<version>")
+    verified: bool = Field(True, description="whether somebody has fetched and tried the weights")
     arch: Annotated[str, Field(pattern=r"^\w+$", description="a timm architecture")]
     tier: Literal["lite", "resnet50"] | None = None
     strategy: tuple[Stage, ...] = Field(min_length=1)
@@ -98,6 +115,8 @@ class Card(Strict):
     tags: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     base_model: str | None = None
+    base_model_relation: Literal["finetune", "adapter", "merge", "quantized"] | None = None
+    model_index: list[dict[str, Any]] | None = Field(None, alias="model-index")
 
     @property
     def has_weights(self) -> bool:
@@ -117,6 +136,8 @@ def read_card(directory: Path) -> Card:
     """Read and check ``directory``/README.md; raises CardError naming the file and the field."""
     path = directory / CARD_FILE
     try:
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise ValueError(f"larger than {_MAX_CARD_BYTES:,} bytes")
         front, _ = split_front_matter(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise CardError(
@@ -135,12 +156,18 @@ def parse_card(front: dict[str, Any], where: str) -> Card:
         raise CardError(plain_lines(error, where)) from None
 
 
+def card_text(front: dict[str, Any], body: str) -> str:
+    """A card's file from front matter and text."""
+    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=96)
+    return f"---\n{header}---\n\n{body.lstrip()}"
+
+
 def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     """A card's front matter and the text behind it; raises ValueError when there is none."""
     if not text.startswith("---\n") or "\n---" not in text[4:]:
         raise ValueError("no YAML front matter between two lines of '---' at the top")
     header, body = text[4:].split("\n---", 1)
-    front = parse_yaml(header)
+    front = parse_yaml(header, aliases=False)
     if not isinstance(front, dict):
         raise ValueError("front matter must be a mapping")
     return front, body.lstrip("-").lstrip("\n")

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from cxrzoo import images
 from cxrzoo.errors import CxrzooError, WeightsError
 from cxrzoo.files import sha256_of_json
-from cxrzoo.zoo import registry
-from cxrzoo.zoo.card import CONFIG_FILE, Card, InputContract, parse_card
+from cxrzoo.zoo import hub, registry
+from cxrzoo.zoo.card import CONFIG_FILE, Card, InputContract, Weights, parse_card
+from cxrzoo.zoo.formats import Checkpoint, find_format
+from cxrzoo.zoo.hub import Pin
 from cxrzoo.zoo.timm_models import load_timm
 from cxrzoo.zoo.weights import (
     create_backbone,
@@ -43,6 +45,7 @@ class Encoder(nn.Module):
         num_features: D, the length of one feature vector.
         weights_sha256: of the weights file, or of the drawn weights where there is no file; of a
             module given by the caller, of all that is known of it (see ``from_module``).
+        pin: the Hub repository and commit the weights were fetched at, if they were.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Encoder(nn.Module):
         self.card = card
         self.backbone = backbone
         self.weights_sha256 = weights_sha256
+        self.pin: Pin | None = None
         self.num_features = num_features or int(cast(Any, backbone).num_features)
         low, high = card.input.range
         mean, std = torch.tensor(card.input.mean), torch.tensor(card.input.std)
@@ -142,22 +146,63 @@ def load(name: str) -> Encoder:
 
     Args:
         name: a zoo name (``supervised-imagenet``), a directory in the card shape
-            (``./my-encoder``), or ``timm:arch.tag``.
+            (``./my-encoder``), ``hf:org/repo[@revision]``, or ``timm:arch.tag``.
 
     Raises:
         UnknownNameError: no such encoder.
         CardError: its card is malformed.
+        HubError: the Hub does not give it.
         WeightsError: its weights do not exist yet, have another sha256, do not fit the
             architecture, or do not reproduce the golden output.
     """
     if name.startswith("timm:"):
-        return Encoder(*load_timm(name))
-    card, directory = registry.locate(name)
-    return load_from(card, directory)
+        card, backbone, sha256, pin = load_timm(name)
+        encoder = Encoder(card, backbone, sha256)
+        encoder.pin = pin
+        return encoder
+    return load_from(*locate(name))
 
 
-def load_from(card: Card, directory: Path) -> Encoder:
-    """Build the encoder of ``card`` with the weights in ``directory``, and check it."""
+def locate(name: str) -> tuple[Card, Path, Pin | None]:
+    """The card of a zoo name, a local card directory or ``hf:org/repo[@revision]``, its
+    directory, and the commit it was fetched at."""
+    if name.startswith(hub.SCHEME):
+        fetched = hub.fetch(name)
+        return fetched.card, fetched.directory, fetched.pin
+    return (*registry.locate(name), None)
+
+
+def fetch_files(name: str) -> tuple[Card, Path, Pin | None]:
+    """Card, directory of the weights and commit of an encoder whose files are put into the cache
+    if they are not at hand; nothing is loaded.
+
+    Args:
+        name: as ``load`` takes it; a zoo name may carry ``@revision`` too, of its repository.
+
+    Raises:
+        HubError: see ``load``.
+        WeightsError: the encoder has no weights yet, or a zoo encoder of that name no repository.
+    """
+    plain, at, revision = name.partition("@")
+    if at and plain in registry.list_encoders():
+        card, _ = registry.find(plain)
+        if card.weights is None or card.weights.repo_id is None:
+            raise WeightsError(
+                f"'{plain}' has no repository on the Hub, so no revision '{revision}'"
+            )
+        name = f"{hub.SCHEME}{card.weights.repo_id}@{revision}"
+    card, directory, pin = locate(name)
+    if card.weights is None:
+        raise WeightsError(how_to_train(card))
+    if card.weights.file is not None:
+        path, pin = _weights_file(card.weights, directory, pin)
+        directory = path.parent
+    return card, directory, pin
+
+
+def load_from(card: Card, directory: Path, pin: Pin | None = None) -> Encoder:
+    """Build the encoder of ``card`` with the weights in ``directory``, else with those in the
+    repository that the card names, and check it."""
     if card.weights is None:
         raise WeightsError(how_to_train(card))
     if card.weights.file is None:
@@ -170,8 +215,11 @@ def load_from(card: Card, directory: Path) -> Encoder:
                 f"{card.weights.sha256}; records made with them would not be comparable"
             )
     else:
-        encoder = _load_file(card, directory / card.weights.file, card.weights.sha256)
-    _check_golden(encoder, directory / CONFIG_FILE)
+        path, pin = _weights_file(card.weights, directory, pin)
+        encoder = _load_file(card, path)
+        encoder.pin = pin
+    if card.verified or (directory / CONFIG_FILE).exists():
+        _check_golden(encoder, directory / CONFIG_FILE)
     return encoder
 
 
@@ -221,21 +269,38 @@ def config_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _load_file(card: Card, path: Path, sha256: str) -> Encoder:
+def _weights_file(weights: Weights, directory: Path, pin: Pin | None) -> tuple[Path, Pin | None]:
+    """The weights beside the card, else from the Hub; and the commit they were fetched at."""
+    name = str(weights.file)
+    path = directory / name
+    if path.exists() or weights.repo_id is None:
+        return path, pin
+    if pin is None or pin.repo_id != weights.repo_id:
+        pin = hub.resolve(weights.repo_id, weights.revision)
+    return hub.fetch_file(pin, name, weights.sha256), pin
+
+
+def _load_file(card: Card, path: Path) -> Encoder:
+    weights = cast(Weights, card.weights)
+    sha256 = weights.sha256
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise WeightsError(f"'{card.name}': weights file {path} is missing") from None
     actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256 and not looks_like_pickle(content):
+    if sha256 and actual != sha256 and not looks_like_pickle(content):
         raise WeightsError(
             f"{path} has sha256 {actual}, but the card of '{card.name}' says {sha256}: "
             "the file or the card was changed; fetch both again"
         )
-    state = read_safetensors(content, str(path))
     backbone = create_backbone(card.arch, card.input.channels)
+    state = read_safetensors(content, str(path))
+    if weights.format is not None:
+        checkpoint = Checkpoint("", state)
+        state = find_format(weights.format).translate(checkpoint, backbone.state_dict())
+    state = {k: v for k, v in state.items() if not k.startswith(weights.drop)}
     load_strictly(backbone, state, str(path))
-    return Encoder(card, backbone, sha256)
+    return Encoder(card, backbone, actual)
 
 
 def _check_golden(encoder: Encoder, path: Path) -> None:

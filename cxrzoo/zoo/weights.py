@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +14,11 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from cxrzoo.errors import WeightsError
+
+_MAX_HEADER_BYTES = 10_000_000
+"""Ten times that of the largest vision models; safetensors itself allows 100 MB."""
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+               "U8": 1, "BOOL": 1}  # fmt: skip
 
 
 def create_backbone(arch: str, channels: int = 3, seed: int = 0) -> nn.Module:
@@ -63,9 +71,55 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
             "`cxrzoo convert` turns trusted checkpoints into safetensors"
         )
     try:
+        check_header(content)
         return parse_safetensors(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise WeightsError(f"{where} is not a safetensors file, or damaged ({error})") from None
+
+
+def check_header(content: bytes) -> None:
+    """Read a safetensors header by itself, before anything is allocated for what it promises.
+
+    Raises ValueError unless names are unique, types and shapes are plain, and the tensors' bytes
+    follow each other without gap or overlap to the end of the file.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(_MAX_HEADER_BYTES, len(content) - 8):
+        raise ValueError(f"it announces a header of {length:,} bytes in {len(content):,}")
+    header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no mapping")
+    header.pop("__metadata__", None)
+    spans = sorted(_span(name, entry) for name, entry in header.items())
+    end = 0
+    for start, stop, name in spans:
+        if start != end:
+            raise ValueError(f"tensor '{name}' begins at byte {start:,}, not {end:,}")
+        end = stop
+    if end != len(content) - 8 - length:
+        raise ValueError(f"it holds {len(content) - 8 - length:,} bytes of tensors, not {end:,}")
+
+
+def _span(name: str, entry: Any) -> tuple[int, int, str]:
+    """Where a tensor's bytes begin and end, by a header entry that says what it must."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"tensor '{name}' has no dtype, shape and data_offsets") from None
+    numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
+    plain = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+    if dtype not in _ITEM_BYTES or not plain or len(numbers) > 10:
+        raise ValueError(f"tensor '{name}' has dtype {dtype}, shape {shape}, bytes {start}:{stop}")
+    if stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"tensor '{name}' of shape {shape} does not fill bytes {start}:{stop}")
+    return start, stop, name
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"its header names '{max(names, key=names.count)}' twice")
+    return dict(pairs)
 
 
 def looks_like_pickle(content: bytes) -> bool:
