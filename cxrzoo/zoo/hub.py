@@ -237,7 +237,9 @@ def _explained(
             "HF_TOKEN to a token that has it"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"{SCHEME}{repo_id} has no revision '{revision}'; see its tags and commits")
+        return HubError(
+            f"{SCHEME}{repo_id} has no revision '{revision or 'main'}'; see its tags and commits"
+        )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return HubError(f"{what} has no file {name}; it is not an encoder in the card shape")
     if isinstance(error, errors.RepositoryNotFoundError):

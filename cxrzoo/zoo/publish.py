@@ -6,12 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cxrzoo.errors import CardError, HubError, WeightsError
 from cxrzoo.files import sha256_of_file, write_atomically
+from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import CARD_FILE, CONFIG_FILE, Card, card_text, read_card, split_front_matter
 from cxrzoo.zoo.encoder import load_from
 from cxrzoo.zoo.hub import Pin, hub_errors, parse
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _REQUIRED = ("license", "library_name", "pipeline_tag", "tags")
 """Front matter without which the Hub's page of an encoder is not right on its own."""
@@ -59,6 +64,7 @@ def prepare(directory: Path, scores: Sequence[Score] = ()) -> Publication:
     lacking = [field for field in _REQUIRED if not getattr(card, field)]
     if lacking:
         raise CardError(f"{directory / CARD_FILE}: the Hub's page needs {', '.join(lacking)}")
+    _check_base_model(directory, card)
     strange = sorted(p.name for p in directory.iterdir() if p.name not in names)
     if strange:
         raise CardError(
@@ -98,7 +104,7 @@ def publish(
     api = HfApi()
     with hub_errors(repo_id, None):
         api.create_repo(repo_id, private=private, exist_ok=True)
-        head = str(api.model_info(repo_id).sha)
+        head = _head(api, repo_id)
         tags = {t.name: t.target_commit for t in api.list_repo_refs(repo_id).tags}
     if ready.tag in tags:
         return _already_there(ready, Pin(repo_id, tags[ready.tag]))
@@ -114,6 +120,29 @@ def publish(
         _verify(ready, pin)
         api.create_tag(repo_id, tag=ready.tag, revision=pin.revision)
     return Publication(ready.card, ready.files, ready.tag, pin)
+
+
+def _head(api: HfApi, repo_id: str) -> str | None:
+    """The last commit, so that nobody's is overwritten; None where there is none yet."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return api.model_info(repo_id).sha
+    except RevisionNotFoundError:
+        return None
+
+
+def _check_base_model(directory: Path, card: Card) -> None:
+    """The Hub draws the family tree of models from ``base_model``: it must name a parent there."""
+    parent = card.strategy[-1].init
+    if card.base_model or parent not in registry.list_encoders():
+        return
+    weights = registry.find(parent)[0].weights
+    if weights is not None and weights.repo_id is not None:
+        raise CardError(
+            f"{directory / CARD_FILE}: starts from '{parent}', so the Hub's page needs "
+            f"`base_model: {weights.repo_id}` and `base_model_relation: finetune`"
+        )
 
 
 def _already_there(ready: Publication, pin: Pin) -> Publication:

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 import cxrzoo
 from cxrzoo import resources
-from cxrzoo.errors import CardError, CxrzooError, HubError, WeightsError
+from cxrzoo.errors import CardError, CxrzooError, HubError, StorageError, WeightsError
 from cxrzoo.zoo import hub as zoo_hub
 from cxrzoo.zoo.card import CARD_FILE
 from cxrzoo.zoo.encoder import golden_input
@@ -582,3 +582,36 @@ def test_a_publication_that_breaks_off_anywhere_goes_on_when_repeated(
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == before, "nothing is lost"
     stored = hub.repo(f"models/{REPO}").files("v1")
     assert {name: stored[name] for name in before} == before
+
+
+def test_an_encoder_that_starts_from_a_published_one_must_name_it(
+    hub, token, directory, tmp_path, monkeypatch
+):
+    cards = tmp_path / "zoo"
+    parent = copy_card("supervised-imagenet", cards)
+    monkeypatch.setattr(resources, "MODEL_CARDS", cards)
+    strategy = [{"method": "moco", "data": "cxr", "init": "supervised-imagenet"}]
+    edit_card(directory, name="mine", strategy=strategy)
+    prepare(directory)
+    weights = {"file": WEIGHTS, "sha256": SHA256, "repo_id": REPO}
+    edit_card(parent, weights=weights)
+    with pytest.raises(CardError, match=f"needs `base_model: {REPO}` and `base_model_relation: f"):
+        publish(directory, "cxrzoo/mine")
+    edit_card(directory, base_model=REPO, base_model_relation="finetune")
+    assert publish(directory, "cxrzoo/mine").pin
+
+
+def test_a_full_disk_is_named_as_such(hub, published, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(StorageError, match=r"No space left on device; free some space or point"):
+        cxrzoo.load(NAME)
+
+
+def test_a_repository_without_a_commit_can_be_published_to(hub, token, directory):
+    hub.repo(f"models/{REPO}")
+    assert publish(directory, REPO).pin
