@@ -203,8 +203,10 @@ def _encoder_rows() -> list[dict[str, Any]]:
 
 
 def _where(card: Card, here: bool) -> str:
-    if here or not card.has_weights:
-        return "at hand" if here else "none yet"
+    if here:
+        return "at hand"
+    if not card.has_weights:
+        return "none yet" if card.verified else "to convert"
     return "on the Hub" if card.verified else "on the Hub, unverified"
 
 

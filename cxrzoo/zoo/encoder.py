@@ -224,7 +224,12 @@ def load_from(card: Card, directory: Path, pin: Pin | None = None) -> Encoder:
 
 
 def how_to_train(card: Card) -> str:
-    """Why an encoder without weights cannot be loaded, and how it is trained."""
+    """Why an encoder without weights cannot be loaded, and how it is trained, or converted."""
+    if not card.verified:
+        return (
+            f"'{card.name}' has no weights that can be opened safely; the README.md in its folder "
+            f"(`cxrzoo info {card.name}`) says how to convert those there are"
+        )
     steps = [
         f"  {i}. {s.method} on {s.data}, starting from {s.init}"
         for i, s in enumerate(card.strategy, 1)

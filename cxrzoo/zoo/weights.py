@@ -123,5 +123,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def looks_like_pickle(content: bytes) -> bool:
-    """A pickle of protocol 2 or later, or the zip archive that torch.save makes."""
-    return content[:1] == b"\x80" or content[:2] == b"PK"
+    """A pickle of protocol 2 or later, or the zip archive that torch.save makes.
+
+    A safetensors file may begin like one, with the length of its header; the header itself,
+    which begins at the ninth byte with a brace, tells them apart.
+    """
+    return content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK")

@@ -386,7 +386,8 @@ CASES = [
 
 
 def test_every_format_has_a_layout_here():
-    assert list(LAYOUTS) == list(FORMATS)
+    # transformers' DINOv2 is in test_references.py, with the card that needs it
+    assert {*LAYOUTS, "transformers-dinov2"} == set(FORMATS)
 
 
 # --- every layout ---------------------------------------------------------------------------
