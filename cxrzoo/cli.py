@@ -188,9 +188,8 @@ def table_command(directories: tuple[Path, ...], format_name: str, require_clean
 
 
 def _encoder_rows() -> list[dict[str, Any]]:
-    from cxrzoo.zoo.registry import at_hand, find
+    from cxrzoo.zoo.registry import at_hand, read_all
 
-    found = [find(name) for name in catalogue("encoders")]
     return [
         {
             "name": card.name,
@@ -198,7 +197,7 @@ def _encoder_rows() -> list[dict[str, Any]]:
             "tier": card.tier,
             "strategy": card.chain,
         }
-        for card, folder in found
+        for card, folder in read_all()
     ]
 
 
@@ -211,9 +210,8 @@ def _where(card: Card, here: bool) -> str:
 
 
 def _benchmark_rows() -> list[dict[str, Any]]:
-    from cxrzoo.data.benchmark import find
+    from cxrzoo.data.benchmark import read_all
 
-    found = [find(name) for name in catalogue("benchmarks")]
     return [
         {
             "name": b.name,
@@ -225,19 +223,19 @@ def _benchmark_rows() -> list[dict[str, Any]]:
             "tried on": b.verified,
             "title": b.title,
         }
-        for b in found
+        for b in read_all()
     ]
 
 
 def _exposure_rows() -> list[dict[str, Any]]:
-    from cxrzoo.data.benchmark import find as find_benchmark
+    from cxrzoo.data.benchmark import read_all as read_benchmarks
     from cxrzoo.evaluation.exposure import exposure
-    from cxrzoo.zoo.registry import find
+    from cxrzoo.zoo.registry import read_all
 
-    benchmarks = [find_benchmark(name) for name in catalogue("benchmarks")]
+    benchmarks = read_benchmarks()
     return [
-        {"encoder": name} | {b.name: exposure(find(name)[0], b).state for b in benchmarks}
-        for name in catalogue("encoders")
+        {"encoder": card.name} | {b.name: exposure(card, b).state for b in benchmarks}
+        for card, _ in read_all()
     ]
 
 
@@ -249,6 +247,7 @@ def _protocol_rows() -> list[dict[str, Any]]:
 
 def _info(name: str) -> dict[str, Any]:
     from cxrzoo.data.benchmark import find as find_benchmark
+    from cxrzoo.data.benchmark import read_all as read_benchmarks
     from cxrzoo.errors import UnknownNameError
     from cxrzoo.evaluation.exposure import exposure
 
@@ -266,9 +265,9 @@ def _info(name: str) -> dict[str, Any]:
         choices = [n for kind in ("encoders", "benchmarks", "protocols") for n in catalogue(kind)]
         raise UnknownNameError("name", name, choices) from None
     seen = {}
-    for benchmark in catalogue("benchmarks"):
-        found = exposure(card, find_benchmark(benchmark))
-        seen[benchmark] = f"{found.state}: {found.reason}"
+    for benchmark in read_benchmarks():
+        found = exposure(card, benchmark)
+        seen[benchmark.name] = f"{found.state}: {found.reason}"
     return {**card.model_dump(mode="json"), "directory": str(directory), "exposure": seen}
 
 

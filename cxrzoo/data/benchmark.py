@@ -128,6 +128,11 @@ def list_benchmarks() -> list[str]:
     return sorted(_files())
 
 
+def read_all() -> list[Benchmark]:
+    """All benchmarks, by name: one look at the plugins for all of them."""
+    return [read_benchmark(path) for _, path in sorted(_files().items())]
+
+
 def find(name: str) -> Benchmark:
     """The benchmark called ``name``, or ``imagefolder:DIR`` for a user's own folder."""
     if name.startswith("imagefolder:"):
@@ -146,10 +151,10 @@ def at_hand(data_root: Path | str | None) -> list[str]:
     if not root.is_dir():
         raise DataError(f"data root {root} does not exist or is not a directory")
     found = []
-    for name in list_benchmarks():
-        wanted = sources.folders(find(name).source)
+    for benchmark in read_all():
+        wanted = sources.folders(benchmark.source)
         if wanted and all((root / folder).is_dir() for folder in wanted):
-            found.append(name)
+            found.append(benchmark.name)
     return found or ["phantom"]
 
 

@@ -21,6 +21,11 @@ def list_encoders() -> list[str]:
     return sorted(_directories())
 
 
+def read_all() -> list[tuple[Card, Path]]:
+    """Cards and directories of all encoders, by name: one look at the plugins for all of them."""
+    return [(read_card(path), path) for _, path in sorted(_directories().items())]
+
+
 def find(name: str) -> tuple[Card, Path]:
     """The card of a zoo encoder and the directory it lies in; raises UnknownNameError."""
     directories = _directories()
@@ -47,7 +52,7 @@ def at_hand(card: Card, directory: Path) -> bool:
 
 def encoders_at_hand() -> list[str]:
     """Names of the encoders that load without the network, sorted."""
-    return [name for name in list_encoders() if at_hand(*find(name))]
+    return [card.name for card, directory in read_all() if at_hand(card, directory)]
 
 
 def _directories() -> dict[str, Path]:
