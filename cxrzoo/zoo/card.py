@@ -7,6 +7,7 @@ carry the Hub's own names.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,10 +151,28 @@ def read_card(directory: Path) -> Card:
 
 def parse_card(front: dict[str, Any], where: str) -> Card:
     """Check front matter; ``where`` is how errors call its place."""
+    for text in _texts(front):
+        if not text.replace("\n", "").isprintable():
+            raise CardError(
+                f"{where}: {text[:40]!r} holds control characters, which a terminal obeys"
+            )
     try:
         return Card.model_validate(front)
     except ValidationError as error:
         raise CardError(plain_lines(error, where)) from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in plain values, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(key)
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def card_text(front: dict[str, Any], body: str) -> str:

@@ -420,8 +420,17 @@ BOMB = "\n".join(["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9
             "pickles run code",
         ),
         ("- a list", "front matter must be a mapping"),
+        ('name: "\\e[2J\\e[31mgone"', "holds control characters, which a terminal obeys"),
     ],
-    ids=["python object", "billion laughs", "too large", "escaping", "a pickle", "no mapping"],
+    ids=[
+        "python object",
+        "billion laughs",
+        "too large",
+        "escaping",
+        "a pickle",
+        "no mapping",
+        "escapes",
+    ],
 )
 def test_a_malicious_card_is_refused(hub, tmp_path, monkeypatch, front, message):
     monkeypatch.chdir(tmp_path)
