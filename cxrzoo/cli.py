@@ -7,7 +7,6 @@ else that failed.
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +133,10 @@ def eval_command(
     Without -e every encoder whose weights are at hand; without -b every benchmark whose images
     are at hand, else the phantom. Finished cells are not computed again.
     """
+    from cxrzoo.zoo.hub import go_offline
+
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+        go_offline()
     started = time.perf_counter()
     from cxrzoo.device import peak_memory_mb, pick
     from cxrzoo.evaluation import estimate, sweep

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +44,10 @@ def fetch_command(name: str, offline: bool, as_json: bool) -> None:
     NAME is a zoo name or hf:org/repo. A branch or tag is made a commit, which is printed: write
     it behind the @ to get the same files for ever, and without a request once they are cached.
     """
+    from cxrzoo.zoo.hub import go_offline
+
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+        go_offline()
     from cxrzoo.zoo.encoder import fetch_files
 
     card, path, pin = fetch_files(name)

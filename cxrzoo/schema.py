@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import yaml
@@ -19,19 +18,30 @@ def parse_yaml(text: str, *, aliases: bool = True) -> Any:
     """Parse YAML without constructing anything but plain values.
 
     ``aliases`` False refuses anchors and aliases, with which a small text from elsewhere makes a
-    value that fills the memory. Raises ValueError, for more than a megabyte of text too.
+    value that fills the memory. Raises ValueError, for more text than any description needs too.
     """
     if len(text) > _MAX_YAML_CHARS:
         raise ValueError(f"{len(text):,} characters of YAML, more than {_MAX_YAML_CHARS:,}")
     try:
-        # a scan in full only where there may be one: it costs as much as parsing
-        if not aliases and _MAYBE_ALIAS.search(text):
-            tokens = (yaml.AnchorToken, yaml.AliasToken)
-            if any(isinstance(token, tokens) for token in yaml.scan(text, Loader=_LOADER)):
-                raise ValueError("YAML anchors and aliases are not allowed here")
+        _check_events(text, aliases=aliases)
         return yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from None
+
+
+def _check_events(text: str, *, aliases: bool) -> None:
+    """Refuse what would exhaust the parser before it is asked to build values: deep nesting, on
+    which it recurses, and aliases where they are not wanted."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_YAML_DEPTH:
+            raise ValueError(f"YAML nested more than {_MAX_YAML_DEPTH} deep")
+        if not aliases and getattr(event, "anchor", None):
+            raise ValueError("YAML anchors and aliases are not allowed here")
 
 
 def plain_lines(error: ValidationError, where: str) -> str:
@@ -46,6 +56,6 @@ def plain_lines(error: ValidationError, where: str) -> str:
     )
 
 
-_MAX_YAML_CHARS = 1_000_000
-_MAYBE_ALIAS = re.compile(r"[&*]\w")
+_MAX_YAML_CHARS = 200_000
+_MAX_YAML_DEPTH = 50
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

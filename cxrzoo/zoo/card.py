@@ -116,6 +116,8 @@ class Card(Strict):
     tags: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     base_model: str | None = None
+    license_name: str | None = Field(None, description="with license: other")
+    license_link: str | None = None
     base_model_relation: Literal["finetune", "adapter", "merge", "quantized"] | None = None
     model_index: list[dict[str, Any]] | None = Field(None, alias="model-index")
 
@@ -139,7 +141,7 @@ def read_card(directory: Path) -> Card:
     try:
         if path.stat().st_size > _MAX_CARD_BYTES:
             raise ValueError(f"larger than {_MAX_CARD_BYTES:,} bytes")
-        front, _ = split_front_matter(path.read_text(encoding="utf-8"))
+        front, _ = split_front_matter(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise CardError(
             f"{directory} is not a model card directory: no {CARD_FILE} in it"
@@ -160,6 +162,8 @@ def parse_card(front: dict[str, Any], where: str) -> Card:
         return Card.model_validate(front)
     except ValidationError as error:
         raise CardError(plain_lines(error, where)) from None
+    except (ValueError, RecursionError) as error:  # numbers too long to be printed, and the like
+        raise CardError(f"{where}: {error}") from None
 
 
 def _texts(value: Any) -> Iterator[str]:

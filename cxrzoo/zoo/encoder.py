@@ -35,6 +35,7 @@ GOLDEN_TOLERANCE = 1e-3
 """Largest deviation from the golden output, relative to its largest value: float32 kernels of
 other processors differ by about 1e-5, another resize or normalisation by far more."""
 _GOLDEN_STRIDE = 20
+MAX_CONFIG_BYTES = 1_000_000
 
 
 class Encoder(nn.Module):
@@ -169,7 +170,8 @@ def locate(name: str) -> tuple[Card, Path, Pin | None]:
     if name.startswith(hub.SCHEME):
         fetched = hub.fetch(name)
         return fetched.card, fetched.directory, fetched.pin
-    return (*registry.locate(name), None)
+    card, directory = registry.locate(name)
+    return card, directory, _pin_of(card.weights, directory)
 
 
 def fetch_files(name: str) -> tuple[Card, Path, Pin | None]:
@@ -195,8 +197,7 @@ def fetch_files(name: str) -> tuple[Card, Path, Pin | None]:
     if card.weights is None:
         raise WeightsError(how_to_train(card))
     if card.weights.file is not None:
-        path, pin = _weights_file(card.weights, directory, pin)
-        directory = path.parent
+        directory = _weights_file(card.weights, directory, pin).parent
     return card, directory, pin
 
 
@@ -215,8 +216,8 @@ def load_from(card: Card, directory: Path, pin: Pin | None = None) -> Encoder:
                 f"{card.weights.sha256}; records made with them would not be comparable"
             )
     else:
-        path, pin = _weights_file(card.weights, directory, pin)
-        encoder = _load_file(card, path)
+        pin = pin or _pin_of(card.weights, directory)
+        encoder = _load_file(card, _weights_file(card.weights, directory, pin))
         encoder.pin = pin
     if card.verified or (directory / CONFIG_FILE).exists():
         _check_golden(encoder, directory / CONFIG_FILE)
@@ -274,15 +275,24 @@ def config_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _weights_file(weights: Weights, directory: Path, pin: Pin | None) -> tuple[Path, Pin | None]:
-    """The weights beside the card, else from the Hub; and the commit they were fetched at."""
+def _pin_of(weights: Weights | None, directory: Path) -> Pin | None:
+    """The commit to take weights from that are not beside their card; None where they are."""
+    if weights is None or weights.file is None or weights.repo_id is None:
+        return None
+    if (directory / weights.file).exists():
+        return None
+    if weights.revision is not None:
+        return Pin(weights.repo_id, weights.revision)
+    return hub.resolve(weights.repo_id, None)
+
+
+def _weights_file(weights: Weights, directory: Path, pin: Pin | None) -> Path:
+    """The weights beside the card, else from the Hub at ``pin``."""
     name = str(weights.file)
     path = directory / name
-    if path.exists() or weights.repo_id is None:
-        return path, pin
-    if pin is None or pin.repo_id != weights.repo_id:
-        pin = hub.resolve(weights.repo_id, weights.revision)
-    return hub.fetch_file(pin, name, weights.sha256), pin
+    if path.exists() or pin is None:
+        return path
+    return hub.fetch_file(pin, name, weights.sha256)
 
 
 def _load_file(card: Card, path: Path) -> Encoder:
@@ -310,6 +320,8 @@ def _load_file(card: Card, path: Path) -> Encoder:
 
 def _check_golden(encoder: Encoder, path: Path) -> None:
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {MAX_CONFIG_BYTES:,} bytes")
         golden = json.loads(path.read_text(encoding="utf-8"))["golden"]["features"]
         if not all(isinstance(value, float | int) for value in golden):
             raise ValueError("it holds values that are no numbers")
@@ -318,8 +330,8 @@ def _check_golden(encoder: Encoder, path: Path) -> None:
         raise WeightsError(
             f"'{encoder.card.name}': {path} with the golden output is missing"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: no golden output in it ({error!r})") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise WeightsError(f"{path}: no golden output in it ({error!r:.200})") from None
     actual = np.array(golden_output(encoder))
     if actual.shape != expected.shape:
         raise WeightsError(f"{path}: golden output has {expected.size} values, not {actual.size}")

@@ -47,7 +47,7 @@ def load_strictly(backbone: nn.Module, state: dict[str, Tensor], where: str) -> 
     """Load ``state`` as float32; every key and shape must match, else WeightsError lists them."""
     wanted = backbone.state_dict()
     problems = [f"missing {k}" for k in wanted if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in wanted]
+    problems += [f"unexpected {_printable(k)}" for k in state if k not in wanted]
     problems += [
         f"{k} has shape {tuple(v.shape)}, not {tuple(wanted[k].shape)}"
         for k, v in state.items()
@@ -63,6 +63,11 @@ def load_strictly(backbone: nn.Module, state: dict[str, Tensor], where: str) -> 
     )
 
 
+def _printable(name: str) -> str:
+    """A tensor's name from elsewhere, without what a terminal would obey."""
+    return name if name.isprintable() and len(name) < 200 else repr(name[:200])
+
+
 def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     """Tensors of a safetensors file; anything else, a pickle above all, is refused unread."""
     if looks_like_pickle(content):
@@ -73,7 +78,7 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     try:
         check_header(content)
         return parse_safetensors(content)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsError(f"{where} is not a safetensors file, or damaged ({error})") from None
 
 
@@ -94,7 +99,7 @@ def check_header(content: bytes) -> None:
     end = 0
     for start, stop, name in spans:
         if start != end:
-            raise ValueError(f"tensor '{name}' begins at byte {start:,}, not {end:,}")
+            raise ValueError(f"tensor {name[:80]!r} begins at byte {start:,}, not {end:,}")
         end = stop
     if end != len(content) - 8 - length:
         raise ValueError(f"it holds {len(content) - 8 - length:,} bytes of tensors, not {end:,}")
@@ -105,20 +110,23 @@ def _span(name: str, entry: Any) -> tuple[int, int, str]:
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"tensor '{name}' has no dtype, shape and data_offsets") from None
+        raise ValueError(f"tensor {name[:80]!r} has no dtype, shape and data_offsets") from None
     numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
     plain = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
-    if dtype not in _ITEM_BYTES or not plain or len(numbers) > 10:
-        raise ValueError(f"tensor '{name}' has dtype {dtype}, shape {shape}, bytes {start}:{stop}")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES or not plain or len(numbers) > 10:
+        said = f"dtype {dtype!r:.40}, shape {shape!r:.40}, bytes {start!r:.20}:{stop!r:.20}"
+        raise ValueError(f"tensor {name[:80]!r} has {said}")
     if stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"tensor '{name}' of shape {shape} does not fill bytes {start}:{stop}")
+        raise ValueError(
+            f"tensor {name[:80]!r} of shape {shape} does not fill bytes {start}:{stop}"
+        )
     return start, stop, name
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"its header names '{max(names, key=names.count)}' twice")
+        raise ValueError(f"its header names {max(names, key=names.count)[:80]!r} twice")
     return dict(pairs)
 
 

@@ -73,7 +73,7 @@ def test_published_fetched_by_branch_tag_and_commit_and_then_offline(tmp_path, x
     assert load(hub, away, f"hf:{REPO}@v1", offline=True) == f"True hf:{REPO}@{revision}"
     status, _, err = run(hub, tmp_path / "nothing", "fetch", f"hf:{REPO}", "--offline")
     assert status == 1
-    assert "is not in the cache, and the Hub may not be asked (offline)" in err
+    assert "and the Hub may not be asked (offline): run `cxrzoo fetch` for it once" in err
 
 
 def test_a_dry_run_uploads_nothing_and_needs_no_hub(tmp_path):
