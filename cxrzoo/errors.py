@@ -54,6 +54,14 @@ class ImageError(DataError):
     """One image cannot be read; the message begins with its name."""
 
 
+class RecipeError(CxrzooError):
+    """A pretraining recipe is malformed, or does not fit the strategy or the data."""
+
+
+class PretrainError(CxrzooError):
+    """A training had to stop: its loss is no number, its features collapsed, or it was told to."""
+
+
 class BudgetError(CxrzooError):
     """A label budget that this training split cannot serve."""
 

@@ -57,6 +57,31 @@ def read(source: Path | bytes, name: str) -> np.ndarray:
         raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
 
 
+def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
+    """Decode a file's content to colour; grey images get three equal channels.
+
+    Args:
+        source: a path, or the encoded bytes.
+        name: how errors call the image.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ImageError: the file is absent, empty, truncated or not an image.
+    """
+    try:
+        if not _is_dicom(source):
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if not image.mode.startswith(("I", "F")):
+                    return np.asarray(image.convert("RGBA").convert("RGB"))
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except Exception as error:  # as in ``read``
+        raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
+    return np.repeat(read(source, name)[:, :, None], 3, axis=2)
+
+
 def grey8(image: Any) -> np.ndarray:
     """Turn one image into 8-bit grey.
 
@@ -86,8 +111,8 @@ def grey8(image: Any) -> np.ndarray:
 
 
 def fit(grey: np.ndarray, size_px: int, interpolation: str = "bilinear") -> np.ndarray:
-    """The central square of a (H, W) uint8 image, resized to (size_px, size_px)."""
-    height, width = grey.shape
+    """The central square of a (H, W) or (H, W, 3) uint8 image, with sides of ``size_px``."""
+    height, width = grey.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     if side == size_px:

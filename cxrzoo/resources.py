@@ -11,6 +11,7 @@ _HOME = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 MODEL_CARDS = _HOME / "model_cards"
 BENCHMARKS = _HOME / "benchmarks"
+RECIPES = _HOME / "recipes"
 OVERLAP = BENCHMARKS / "overlap.yaml"
 
 

@@ -115,12 +115,19 @@ class HubImages:
         }
 
     def grey(self, index: int) -> np.ndarray:
+        return pixels.read(*self._source(index))
+
+    def colour(self, index: int) -> np.ndarray:
+        return pixels.read_rgb(*self._source(index))
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        """A path or encoded bytes, and the image's name."""
         split, row = str(self._files[index]).split(":")
         name = f"{self._place} split {split} image {self._ids[index]}"
         image = self._columns[split][int(row)][self._column] or {}
         if image.get("bytes") is None and image.get("path"):
-            return pixels.read(Path(image["path"]), name)
-        return pixels.read(image.get("bytes") or b"", name)
+            return Path(image["path"]), name
+        return image.get("bytes") or b"", name
 
     def take(self, index: np.ndarray) -> HubImages:
         return HubImages(

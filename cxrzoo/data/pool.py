@@ -18,11 +18,16 @@ from cxrzoo.errors import DataError
 
 @dataclass(frozen=True)
 class Pool:
-    """N images and their ids; nothing else is known of them."""
+    """N images and their ids.
+
+    ``dataset`` and ``split`` are what a card calls them, for the exposure of benchmarks to them.
+    """
 
     name: str
     ids: np.ndarray
     images: Images
+    dataset: str
+    split: str = "all"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,7 +49,9 @@ def open_pool(name: str, data_root: Path | None) -> Pool:
         table = open_benchmark(benchmark, data_root, exclude_bad=True)
         if split:
             table = table.keep(table.splits == split)
-        pool = Pool(name, table.ids, table.images)
+        dataset = table.benchmark.dataset or table.benchmark.name
+        seen = f"{table.split_id}-{split}" if split else "all"
+        pool = Pool(name, table.ids, table.images, dataset, seen)
     else:
         folder = next((f for f in _candidates(name, data_root) if f.is_dir()), None)
         if folder is None:
@@ -68,7 +75,8 @@ def _hub_pool(name: str, folder: Path) -> Pool:
     paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet"))
     mark = hash_lines(np.array(paths), np.array([stamp(folder / path) for path in paths]))[:16]
     stamps = np.full(len(files), mark)
-    return Pool(name, files, HubImages(place, image_column(place), files, files, stamps))
+    made = HubImages(place, image_column(place), files, files, stamps)
+    return Pool(name, files, made, Path(name).name)
 
 
 def _files(name: str, folder: Path) -> Pool:
@@ -80,4 +88,4 @@ def _files(name: str, folder: Path) -> Pool:
     )
     files = np.array(found, dtype=str)
     stamps = np.array([stamp(folder / file) for file in found], dtype=str)
-    return Pool(name, files, FileImages(folder, files, stamps))
+    return Pool(name, files, FileImages(folder, files, stamps), Path(name).name)

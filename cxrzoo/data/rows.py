@@ -66,6 +66,10 @@ class Images(Protocol):
         """Image ``index`` as (H, W) uint8; raises ImageError naming it."""
         ...
 
+    def colour(self, index: int) -> np.ndarray:
+        """Image ``index`` as (H, W, 3) uint8; raises ImageError naming it."""
+        ...
+
     def take(self, index: np.ndarray) -> Images:
         """The images at ``index``."""
         ...
@@ -90,13 +94,18 @@ class FileImages:
         self._opening = Lock()
 
     def grey(self, index: int) -> np.ndarray:
+        return pixels.read(*self._source(index))
+
+    def colour(self, index: int) -> np.ndarray:
+        return pixels.read_rgb(*self._source(index))
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        """A path or encoded bytes, and the image's name."""
         file, _, member = str(self._files[index]).partition(_IN_ARCHIVE)
         path = self._root / file
-        return (
-            pixels.read(self._extract(path, member), f"{path} member {member}")
-            if member
-            else pixels.read(path, str(path))
-        )
+        if not member:
+            return path, str(path)
+        return self._extract(path, member), f"{path} member {member}"
 
     def _extract(self, path: Path, member: str) -> bytes:
         """A member of a zip file; an archive is opened once and may be read by many threads."""

@@ -119,6 +119,9 @@ class PhantomImages:
     def grey(self, index: int) -> np.ndarray:
         return phantom.render(self._studies[str(self._ids[index])])
 
+    def colour(self, index: int) -> np.ndarray:
+        return np.repeat(self.grey(index)[:, :, None], 3, axis=2)
+
     def take(self, index: np.ndarray) -> PhantomImages:
         return PhantomImages(self._ids[index])
 
