@@ -16,6 +16,7 @@ import click
 from cxrzoo import __version__
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
+from cxrzoo.cli_pretrain import pretrain_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
     JSON,
@@ -54,23 +55,26 @@ def main() -> None:
     """Chest-X-ray encoders, one per pretraining strategy, compared at fixed label budgets."""
 
 
-for _command in (data_group, convert_command, fetch_command, publish_command):
+for _command in (
+    data_group, convert_command, fetch_command, publish_command, pretrain_command
+):  # fmt: skip
     main.add_command(_command)
 
 
 @main.command("list")
 @click.argument(
     "kind",
-    type=click.Choice(["encoders", "benchmarks", "protocols", "exposure"]),
+    type=click.Choice(["encoders", "benchmarks", "protocols", "recipes", "exposure"]),
     default="encoders",
 )
 @JSON
 def list_command(kind: str, as_json: bool) -> None:
-    """List encoders, benchmarks, protocols, or what each encoder has seen of each benchmark."""
+    """List encoders, benchmarks, protocols, recipes, or what encoders have seen of benchmarks."""
     rows = {
         "encoders": _encoder_rows,
         "benchmarks": _benchmark_rows,
         "protocols": _protocol_rows,
+        "recipes": _recipe_rows,
         "exposure": _exposure_rows,
     }
     print_rows(rows[kind](), as_json)
@@ -244,6 +248,22 @@ def _protocol_rows() -> list[dict[str, Any]]:
     from cxrzoo.evaluation.protocol import PROTOCOLS
 
     return [{"name": p.name, "trials": p.trials, "summary": p.summary} for p in PROTOCOLS.values()]
+
+
+def _recipe_rows() -> list[dict[str, Any]]:
+    from cxrzoo.pretrain.recipe import find_recipe, list_recipes
+
+    found = [find_recipe(*name.rsplit("-", 1)) for name in list_recipes()]
+    return [
+        {
+            "method": r.method,
+            "tier": r.tier,
+            "steps from scratch": r.scratch.steps,
+            "steps continued": r.continued.steps,
+            "title": r.title,
+        }
+        for r in found
+    ]
 
 
 def _info(name: str) -> dict[str, Any]:

@@ -72,6 +72,8 @@ def _lineage(card: Card, visited: set[str]) -> Iterator[tuple[str, PretrainingDa
         yield card.name, f"the card of {card.name} does not say what it was pretrained on"
     for data in card.pretraining_data or ():
         yield card.name, data
+    if card.data_of_all_stages and card.pretraining_data is not None:
+        return
     for init in sorted({stage.init for stage in card.strategy} - {"random"} - visited):
         try:
             parent, _ = registry.find(init)

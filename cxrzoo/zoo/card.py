@@ -111,6 +111,9 @@ class Card(Strict):
     provenance: str
     weights: Weights | None = None
     pretraining_data: tuple[PretrainingData, ...] | None = None
+    data_of_all_stages: bool = Field(
+        False, description="pretraining_data names what the encoders it starts from saw, too"
+    )
     library_name: str | None = None
     pipeline_tag: str | None = None
     tags: tuple[str, ...] = ()

@@ -239,8 +239,8 @@ def how_to_train(card: Card) -> str:
         [
             f"'{card.name}' has no weights yet. Its strategy:",
             *steps,
-            f"It is trained with `cxrzoo pretrain {card.name} --tier {card.tier}`, "
-            "a command that this version does not have yet.",
+            f"It is trained with `cxrzoo pretrain {card.name} --tier {card.tier} -o DIR`, and then "
+            f"loaded as DIR/{card.name}.",
         ]
     )
 

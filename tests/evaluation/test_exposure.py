@@ -372,3 +372,17 @@ def test_every_encoder_of_the_zoo_is_judged(name):
         found = exposure(card, benchmark)
         if card.pretraining_data is None:
             assert found.state == "unknown"
+
+
+def test_a_card_that_names_the_data_of_all_stages_need_not_ask_those_it_starts_from():
+    fields = {
+        "strategy": [{"method": "moco", "data": "cxr", "init": "moco-imagenet"}],
+        "pretraining_data": [{"dataset": "imagenet-1k", "split": "train", "labels_seen": False}],
+    }
+    card, _ = registry.find("random-init")
+    asked = card.model_validate({**card.model_dump(), **fields})
+    said = card.model_validate({**asked.model_dump(), "data_of_all_stages": True})
+    assert exposure(asked, find("rsna")).state == "unknown"
+    assert exposure(said, find("rsna")).state == "clean"
+    silent = said.model_validate({**said.model_dump(), "pretraining_data": None})
+    assert exposure(silent, find("rsna")).state == "unknown"
