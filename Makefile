@@ -27,6 +27,8 @@ speed: .venv/installed-dev
 	$(BIN)/python benchmarks/speed/startup.py
 	$(BIN)/python benchmarks/speed/probe.py
 	$(BIN)/python benchmarks/speed/models.py
+	$(BIN)/python benchmarks/speed/load.py
+	$(BIN)/python benchmarks/speed/views.py
 	$(BIN)/python benchmarks/speed/check.py
 	$(BIN)/python benchmarks/speed/images.py --data-root $(DATA)
 

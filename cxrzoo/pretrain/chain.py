@@ -25,8 +25,9 @@ from cxrzoo.pretrain.recipe import Recipe, Settings, find_recipe
 from cxrzoo.pretrain.train import LOG, Outcome, Run, train
 from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import CARD_FILE, Card, card_text, parse_card, read_card, split_front_matter
-from cxrzoo.zoo.convert import WEIGHTS_FILE, compact_state, write_config
+from cxrzoo.zoo.convert import compact_state, write_config
 from cxrzoo.zoo.encoder import Encoder, config_of, load_from
+from cxrzoo.zoo.hub import WEIGHTS_FILE
 from cxrzoo.zoo.weights import create_backbone, load_strictly, read_safetensors
 
 POOLS = {"imagenet": "natural-pool", "cxr": "cxr-pool"}
@@ -49,11 +50,11 @@ class Request:
 
 def fabric_for(device: str) -> Fabric:
     """Fabric on one device; bfloat16 on a GPU."""
-    accelerator = {"auto": "auto"}.get(device, device.split(":")[0])
+    accelerator, _, index = device.partition(":")
     gpu = torch.cuda.is_available() and accelerator in ("auto", "cuda")
     fabric = Fabric(
         accelerator=accelerator,
-        devices=1,
+        devices=[int(index)] if index else 1,
         precision="bf16-mixed" if gpu else "32-true",
     )
     fabric.launch()

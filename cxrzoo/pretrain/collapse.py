@@ -1,6 +1,6 @@
 """Signs that a self-supervised training has collapsed, from a batch of features.
 
-Alignment and uniformity: Wang and Isola, ICML 2020 (arXiv:2005.10242). Effective rank: Roy and
+Uniformity: Wang and Isola, ICML 2020 (arXiv:2005.10242). Effective rank: Roy and
 Vetterli, EUSIPCO 2007, on singular values as in RankMe (arXiv:2210.02885).
 """
 
@@ -36,12 +36,6 @@ def diagnose(features: Tensor) -> dict[str, float]:
         "effective_rank": float(torch.exp(entropy)),
         "uniformity": float(torch.log(torch.exp(-2 * distances).mean().clamp_min(1e-30))),
     }
-
-
-def alignment(one: Tensor, other: Tensor) -> float:
-    """Mean squared distance of the normalised features of two views, (N, D) each; 0 is perfect."""
-    a, b = functional.normalize(one.float(), dim=1), functional.normalize(other.float(), dim=1)
-    return float((a - b).square().sum(1).mean())
 
 
 def verdict(measures: dict[str, float]) -> str:

@@ -85,6 +85,7 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
     """
     settings, optimiser = run.settings, _optimiser(method, run.settings)
     prepared, optimiser = fabric.setup(method, optimiser)
+    loop = _Loop(run, prepared, method, optimiser, fabric)
     state = read_last_checkpoint(directory)
     first, seconds = 0, 0.0
     if state is not None:
@@ -93,9 +94,9 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
         first, seconds = state["step"], state["seconds"]
+        loop.resume(state)
     log = _Log(directory / LOG, first) if fabric.is_global_zero else None
     bar = tqdm(total=settings.steps, initial=first, unit="step", disable=not fabric.is_global_zero)
-    loop = _Loop(run, prepared, method, optimiser, fabric)
     started, saved = time.monotonic() - seconds, time.monotonic()
     with _stop_signals() as stop:
         for step in range(first, settings.steps):
@@ -133,6 +134,7 @@ class _Loop:
         self.diagnostics: dict[str, float] = {}
         self._losses: list[float] = []
         self._bad = 0
+        self._order = (-1, np.empty(0, dtype=np.int64))
         mean, std = torch.tensor(run.contract.mean), torch.tensor(run.contract.std)
         self._mean = mean.view(1, -1, 1, 1).to(fabric.device)
         self._std = std.view(1, -1, 1, 1).to(fabric.device)
@@ -156,7 +158,8 @@ class _Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         rows = self._rows(step)
-        views = [self._view(rows, step, number) for number in range(self.method.num_views)]
+        pixels = self._pixels(rows)
+        views = [self._view(pixels, step, number) for number in range(self.method.num_views)]
         labels = self._labels(rows)
         result = self.prepared(views) if labels is None else self.prepared(views, labels)
         loss = float(
@@ -185,7 +188,13 @@ class _Loop:
             "seconds": seconds,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "losses": self._losses,
+            "collapsed_diagnoses": self._bad,
         }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """What is watched goes on as well, so that it says the same at the end."""
+        self._losses, self._bad = state["losses"], state["collapsed_diagnoses"]
 
     def mean_loss(self) -> float:
         """Mean of the last hundred steps."""
@@ -203,17 +212,21 @@ class _Loop:
         return whole[self.fabric.global_rank :: self.fabric.world_size]
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(_seed(self.run.key, "epoch", epoch)).permutation(
-            len(self.run.pixels)
-        )
+        """The order of an epoch, drawn when the epoch begins."""
+        if self._order[0] != epoch:
+            draws = np.random.default_rng(_seed(self.run.key, "epoch", epoch))
+            self._order = (epoch, draws.permutation(len(self.run.pixels)))
+        return self._order[1]
 
-    def _view(self, rows: np.ndarray, step: int, number: int) -> Tensor:
-        """One augmented view of the rows, normalised: (n, C, S, S)."""
+    def _pixels(self, rows: np.ndarray) -> Tensor:
+        """The images of the rows on the device: (n, S, S) or (n, 3, S, S) uint8."""
         pixels = torch.from_numpy(self.run.pixels[np.sort(rows)]).to(
             self.fabric.device, non_blocking=True
         )
-        if pixels.ndim == 4:
-            pixels = pixels.permute(0, 3, 1, 2)
+        return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels
+
+    def _view(self, pixels: Tensor, step: int, number: int) -> Tensor:
+        """One augmented view of the images, normalised: (n, C, S, S)."""
         seed = _seed(self.run.key, f"view {number} of rank {self.fabric.global_rank}", step)
         generator = torch.Generator().manual_seed(seed)
         view = augment(pixels, self.run.settings.views, generator)

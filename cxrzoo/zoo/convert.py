@@ -22,9 +22,9 @@ from cxrzoo.files import sha256_of_file, write_atomically
 from cxrzoo.zoo.card import CARD_FILE, CONFIG_FILE, Card, card_text, parse_card, split_front_matter
 from cxrzoo.zoo.encoder import Encoder, config_of, load_from
 from cxrzoo.zoo.formats import Checkpoint, Format, State, detect, find_format
+from cxrzoo.zoo.hub import WEIGHTS_FILE
 from cxrzoo.zoo.weights import create_backbone, load_strictly, read_safetensors
 
-WEIGHTS_FILE = "model.safetensors"
 SECTIONS = ("state_dict", "model", "model_state_dict", "teacher", "online_network_state_dict")
 """Where a checkpoint keeps the state dict of the network, when it holds more than that."""
 
@@ -49,7 +49,7 @@ def convert(
         arch: timm architecture for a new card; None to find it among a format's usual ones.
         name: for a new card; else the directory's.
         source_url: where the checkpoint was published, for the provenance.
-        license: SPDX-like licence of the weights, for a new card.
+        license: of the weights, for a new card, as the Hub calls it: ``apache-2.0``.
 
     Returns:
         The encoder, loaded back from the directory with every check of ``load``.
