@@ -258,8 +258,9 @@ def _recipe_rows() -> list[dict[str, Any]]:
         {
             "method": r.method,
             "tier": r.tier,
-            "steps from scratch": r.scratch.steps,
-            "steps continued": r.continued.steps,
+            "images seen: imagenet": r.imagenet.images_seen,
+            "cxr": r.cxr.images_seen,
+            "continued": r.continued.images_seen,
             "title": r.title,
         }
         for r in found

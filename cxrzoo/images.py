@@ -7,6 +7,8 @@ rescaled by the bit depth they use, never cast, because a cast saturates.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,30 @@ def read(source: Path | bytes, name: str) -> np.ndarray:
     Raises:
         ImageError: the file is absent, empty, truncated or not an image.
     """
-    try:
+    with _errors_name(name):
         if _is_dicom(source):
             return grey8(_open_dicom(source))
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _open(source) as image:
             return grey8(image)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
+
+
+def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Height and width in pixels by a file's header: those of ``read``, without decoding.
+
+    Args:
+        source: a path, or the encoded bytes.
+        name: how errors call the image.
+
+    Raises:
+        ImageError: the file is absent, empty or not an image. One that breaks off behind its
+            header has a size here; only ``read`` can tell.
+    """
+    with _errors_name(name):
+        if _is_dicom(source):
+            header = _open_dicom(source, stop_before_pixels=True)
+            return int(header.Rows), int(header.Columns)
+        with _open(source) as image:
+            return image.height, image.width
 
 
 def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
@@ -70,15 +85,11 @@ def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
     Raises:
         ImageError: the file is absent, empty, truncated or not an image.
     """
-    try:
+    with _errors_name(name):
         if not _is_dicom(source):
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with _open(source) as image:
                 if not image.mode.startswith(("I", "F")):
                     return np.asarray(image.convert("RGBA").convert("RGB"))
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except Exception as error:  # as in ``read``
-        raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
     return np.repeat(read(source, name)[:, :, None], 3, axis=2)
 
 
@@ -121,6 +132,24 @@ def fit(grey: np.ndarray, size_px: int, interpolation: str = "bilinear") -> np.n
     # cropped first: resize(box=...) would let pixels outside the box into its edge
     square = Image.fromarray(grey).crop(box)
     return np.asarray(square.resize((size_px, size_px), INTERPOLATIONS[interpolation]))
+
+
+@contextmanager
+def _errors_name(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a file is an ImageError that begins with its name."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"{name}: not a readable image ({_short(error)})") from error
+
+
+def _open(source: Path | bytes) -> Image.Image:
+    """A Pillow image; pixels are decoded when they are asked for."""
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _grey8_pil(image: Image.Image) -> np.ndarray:
@@ -192,12 +221,13 @@ def _is_dicom(source: Path | bytes) -> bool:
         return source.suffix.lower() in (".dcm", ".dicom") or file.read(132)[128:] == b"DICM"
 
 
-def _open_dicom(source: Path | bytes) -> Any:
+def _open_dicom(source: Path | bytes, *, stop_before_pixels: bool = False) -> Any:
     try:
         import pydicom
     except ImportError:
         raise ImageError("DICOM needs pydicom: pip install 'cxrzoo[dicom]'") from None
-    return pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
 
 
 def _grey8_dicom(dataset: Any) -> np.ndarray:

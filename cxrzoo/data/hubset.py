@@ -15,6 +15,9 @@ from cxrzoo.data.rows import Rows, column_of, hash_lines, text_column
 from cxrzoo.errors import DataError
 from cxrzoo.schema import Strict
 
+NO_CLASS = -1
+"""The class of a row whose class is not known."""
+
 
 class LabelColumn(Strict):
     """A label as a column and the values of it that count as positive; of a column of lists,
@@ -120,6 +123,10 @@ class HubImages:
     def colour(self, index: int) -> np.ndarray:
         return pixels.read_rgb(*self._source(index))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of image ``index`` in pixels, by its header."""
+        return pixels.read_size(*self._source(index))
+
     def _source(self, index: int) -> tuple[Path | bytes, str]:
         """A path or encoded bytes, and the image's name."""
         split, row = str(self._files[index]).split(":")
@@ -149,7 +156,7 @@ def read_hub(
     """The rows of all splits; ``stamps`` of the folder's files stand for every image in them."""
     mark = hash_lines(np.array(list(stamps)), np.array(list(stamps.values())))[:16]
     if source.splits is None:
-        pairs = [("", theirs) for theirs in _split_names(place)]
+        pairs = [("", theirs) for theirs in split_names(place)]
     else:
         pairs = list(source.splits.items())
     return Rows.concatenate(
@@ -189,23 +196,56 @@ def _label_values(frame: Any, label: LabelColumn, place: Place) -> np.ndarray:
     return np.where(series.isna(), np.nan, series.isin(label.positive)).astype(np.float32)
 
 
-def row_counts(place: Place) -> dict[str, int]:
-    """Rows of each split, in the order of their names."""
-    return {split: len(_load_dataset(place, split)) for split in _split_names(place)}
+def load_splits(place: Place, splits: list[str]) -> dict[str, Any]:
+    """Datasets by split; nothing of them is decoded."""
+    return {split: _load_dataset(place, split) for split in splits}
 
 
-def image_column(place: Place) -> str:
+def image_column(place: Place, dataset: Any) -> str:
     """The first column of images."""
     from datasets import Image
 
-    features = _load_dataset(place, _split_names(place)[0]).features
-    for name, feature in features.items():
+    for name, feature in dataset.features.items():
         if isinstance(feature, Image):
             return str(name)
-    raise DataError(f"{place}: no column of images; there are {', '.join(features)}")
+    raise DataError(f"{place}: no column of images; there are {', '.join(dataset.features)}")
 
 
-def _split_names(place: Place) -> list[str]:
+def classes_of(datasets: list[Any]) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """The class of every row, and the classes' names; None where no row has one.
+
+    They are the first column of ``ClassLabel``, else one of integers or texts called ``label``.
+
+    Returns:
+        (N,) int64, ``NO_CLASS`` where a row has none, of all datasets one behind the other.
+    """
+    column = _class_column(datasets[0].features)
+    if column is None:
+        return None
+    # select_columns keeps the images from being read at all
+    values = [v for dataset in datasets for v in dataset.select_columns([column])[:][column]]
+    names = getattr(datasets[0].features[column], "names", None)
+    if names is None:
+        found = sorted({value for value in values if value is not None})
+        number = {value: n for n, value in enumerate(found)}
+        values, names = [number.get(value) for value in values], [str(value) for value in found]
+    # the Hub's repositories give unlabelled rows the class -1, which is our NO_CLASS
+    classes = np.array([NO_CLASS if v is None else v for v in values], dtype=np.int64)
+    return (classes, tuple(names)) if (classes != NO_CLASS).any() else None
+
+
+def _class_column(features: Any) -> str | None:
+    from datasets import ClassLabel
+
+    for name, feature in features.items():
+        if isinstance(feature, ClassLabel):
+            return str(name)
+    plain = str(getattr(features.get("label"), "dtype", ""))
+    return "label" if re.fullmatch(r"u?int\d+|(large_)?string", plain) else None
+
+
+def split_names(place: Place) -> list[str]:
+    """Names of the splits, sorted."""
     import datasets
 
     try:

@@ -99,6 +99,10 @@ class FileImages:
     def colour(self, index: int) -> np.ndarray:
         return pixels.read_rgb(*self._source(index))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of image ``index`` in pixels, by its header."""
+        return pixels.read_size(*self._source(index))
+
     def _source(self, index: int) -> tuple[Path | bytes, str]:
         """A path or encoded bytes, and the image's name."""
         file, _, member = str(self._files[index]).partition(_IN_ARCHIVE)

@@ -2,59 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
-from safetensors.torch import save as serialise
+from lightning.fabric.strategies.ddp import DDPStrategy
+from pydantic import ValidationError
 from torch import nn
 
-from cxrzoo import arrays, images, resources
-from cxrzoo.data.pool import Pool, open_pool
-from cxrzoo.errors import PretrainError, RecipeError, WeightsError
-from cxrzoo.files import safe_name, sha256_of_json, write_atomically
-from cxrzoo.pretrain.methods import find_method
-from cxrzoo.pretrain.recipe import Recipe, Settings, find_recipe
-from cxrzoo.pretrain.train import LOG, Outcome, Run, train
+from cxrzoo.data.pool import training_pool
+from cxrzoo.errors import HubError, PretrainError, RecipeError, WeightsError, storage_errors
+from cxrzoo.pretrain.figure import draw_log
+from cxrzoo.pretrain.layers import freeze_stages
+from cxrzoo.pretrain.methods import Method, find_method
+from cxrzoo.pretrain.plan import Plan, Request, decoded, labelled, large_enough
+from cxrzoo.pretrain.product import is_finished, write_encoder
+from cxrzoo.pretrain.recipe import Start, find_recipe, with_changes
+from cxrzoo.pretrain.tier import find_tier, name_at
+from cxrzoo.pretrain.train import LOG, Run, train
+from cxrzoo.pretrain.watch import Watch
+from cxrzoo.schema import plain_lines
 from cxrzoo.zoo import registry
-from cxrzoo.zoo.card import CARD_FILE, Card, card_text, parse_card, read_card, split_front_matter
-from cxrzoo.zoo.convert import compact_state, write_config
-from cxrzoo.zoo.encoder import Encoder, config_of, load_from
-from cxrzoo.zoo.hub import WEIGHTS_FILE
-from cxrzoo.zoo.weights import create_backbone, load_strictly, read_safetensors
+from cxrzoo.zoo.card import read_card
+from cxrzoo.zoo.encoder import Encoder, load, load_from
+from cxrzoo.zoo.weights import create_backbone
 
-POOLS = {"imagenet": "natural-pool", "cxr": "cxr-pool"}
-"""What a strategy's data are called below the data root, unless ``--pool`` says otherwise."""
-RUN_FILE = "run.json"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be trained, and with what."""
-
-    tier: str
-    data_root: Path | None
-    output: Path
-    pools: dict[str, str]
-    images_seen: int | None = None
-    seed: int = 0
-    workers: int | None = None
+FIGURE = "loss.png"
 
 
 def fabric_for(device: str) -> Fabric:
-    """Fabric on one device; bfloat16 on a GPU."""
+    """Fabric on the processes that torchrun has started, or on one device without it; bfloat16 on
+    a GPU."""
     accelerator, _, index = device.partition(":")
     gpu = torch.cuda.is_available() and accelerator in ("auto", "cuda")
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     fabric = Fabric(
         accelerator=accelerator,
-        devices=[int(index)] if index else 1,
+        devices=int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else [int(index)] if index else 1,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)) if torchrun else 1,
+        # statistics are those of the global batch on every process already
+        strategy=DDPStrategy(broadcast_buffers=False) if torchrun else "auto",
         precision="bf16-mixed" if gpu else "32-true",
     )
     fabric.launch()
@@ -68,135 +60,121 @@ def pretrain(name: str, request: Request, fabric: Fabric) -> Encoder:
     with the same key is not trained again, and an interrupted one goes on.
 
     Raises:
-        UnknownNameError: no such strategy, or no recipe for it.
+        UnknownNameError: no such strategy or tier, or no recipe for it.
         RecipeError: the strategy cannot be trained.
+        DataError: a pool cannot be used.
         PretrainError, StorageError: see ``train``.
     """
+    plan = _plan(name, request, fabric)
+    if not is_finished(plan):
+        with _one_at_a_time(plan.training, fabric):
+            _train(plan, fabric)
+    return load_from(read_card(plan.directory), plan.directory)
+
+
+def _plan(name: str, request: Request, fabric: Fabric) -> Plan:
     card, _ = registry.find(name)
     stage = card.strategy[-1]
     if stage.method in ("none", "unknown") or stage.data is None or not card.verified:
         raise RecipeError(f"'{name}' is no strategy that can be trained: {card.chain}")
-    parent = _parent(stage.init, request, fabric)
+    tier = find_tier(request.tier)
+    at_tier = {"name": name_at(name, request.tier), "arch": tier.arch, "input": tier.contract}
+    card = card.model_copy(update={**at_tier, "tier": request.tier})
     recipe = find_recipe(stage.method, request.tier)
-    settings = _settings(recipe, parent, request)
-    pool = open_pool(request.pools.get(stage.data, POOLS.get(stage.data, stage.data)),
-                     request.data_root)  # fmt: skip
-    pixels = _pixels(pool, settings, colour=stage.data == "imagenet", workers=request.workers)
-    key = _key(recipe, settings, parent, pixels.sha256, request)
-    directory = request.output / name
-    if _is_finished(directory, key):
-        return load_from(read_card(directory), directory)
-    backbone = _backbone(card, parent, request.seed)
-    run = Run(key, pixels.data, settings, card.input)
-    method = _method(recipe.method, backbone, settings, request.seed)
-    outcome = train(run, method, _training_of(directory), fabric)
-    if parent is not None and settings.average_with_start:
-        _average(method.backbone, parent.backbone, settings.average_with_start)
-    facts = _facts(card, recipe, settings, parent, pool, pixels, outcome, request)
-    return _write(card, directory, method.backbone, key, facts)
-
-
-def _parent(init: str, request: Request, fabric: Fabric) -> Encoder | None:
-    """The encoder a stage starts from: of the zoo if it has weights, else trained first."""
-    if init == "random":
-        return None
-    card, directory = registry.find(init)
-    if card.has_weights:
-        return load_from(card, directory)
-    return pretrain(init, request, fabric)
-
-
-def _settings(recipe: Recipe, parent: Encoder | None, request: Request) -> Settings:
-    settings = recipe.settings("scratch" if parent is None else "continued")
-    if request.images_seen is not None:
-        settings = settings.model_copy(update={"images_seen": request.images_seen})
-    return settings
-
-
-def _pixels(
-    pool: Pool, settings: Settings, *, colour: bool, workers: int | None
-) -> arrays.DiskArray:
-    """The pool decoded once, (N, S, S) grey or (N, S, S, 3) colour uint8.
-
-    Raises:
-        PretrainError: images of it cannot be read; it names the first ones.
-    """
-    size = settings.store_px
-    row = (size, size, 3) if colour else (size, size)
-
-    def one(index: int) -> np.ndarray:
-        image = pool.images.colour(index) if colour else pool.images.grey(index)
-        return images.fit(image, size)
-
-    key = sha256_of_json([pool.images.key, size, colour, images.VERSION])
-    built = arrays.open_or_build(
-        resources.cache_dir() / "pools" / f"{safe_name(pool.name)}-{size}-{key[:24]}",
-        shape=(len(pool), *row),
-        dtype="uint8",
-        chunk=512,
-        fill=arrays.in_threads(one, row, "uint8", workers),
-        label=f"decode {pool.name} at {size} px",
-    )
-    if built.notes:
-        shown = "; ".join(list(built.notes.values())[:3])
-        raise PretrainError(
-            f"pool {pool.name}: {len(built.notes)} images cannot be read ({shown}): a training "
-            "would see black squares in their place; take them out"
+    start: Start = "scratch" if stage.init == "random" else "continued"
+    settings = with_changes(recipe.settings(stage.data, start), request.changes)
+    parent = None if stage.init == "random" else _parent(stage.init, request, fabric)
+    if parent is not None and parent.card.arch != card.arch:
+        raise WeightsError(
+            f"'{card.name}' is {card.arch}, but '{parent.card.name}' is {parent.card.arch}"
         )
-    return built
+    wanted = request.pools.get(stage.data, tier.pools.get(stage.data, stage.data))
+    pool = training_pool(wanted, request.data_root)
+    pool = labelled(pool) if find_method(stage.method).needs_labels else pool
+    with fabric.rank_zero_first():
+        pool = large_enough(pool, settings, request.workers)
+        colour = stage.data.startswith("imagenet")
+        pixels = decoded(pool, settings, colour=colour, workers=request.workers)
+    return Plan(name, card, recipe, start, settings, parent, pool, pixels, request)
 
 
-def _key(
-    recipe: Recipe,
-    settings: Settings,
-    parent: Encoder | None,
-    pixels_sha256: str,
-    request: Request,
-) -> str:
-    """sha256 of everything that can change the weights."""
-    return sha256_of_json(
-        [
-            recipe.method,
-            recipe.tier,
-            settings.model_dump(mode="json"),
-            None if parent is None else parent.weights_sha256,
-            pixels_sha256,
-            request.seed,
-        ]
-    )
-
-
-def _training_of(directory: Path) -> Path:
-    """Checkpoints and log lie beside the card directory, which holds an encoder alone."""
-    return directory.parent / "training" / directory.name
-
-
-def _is_finished(directory: Path, key: str) -> bool:
+def _parent(init: str, request: Request, fabric: Fabric) -> Encoder:
+    """The encoder a stage starts from: the one given, else of the zoo if it has weights at this
+    tier, else trained first."""
+    if init in request.inits:
+        return load(request.inits[init])
+    card, directory = registry.find(init)
+    if card.has_weights and card.tier == request.tier:
+        return load_from(card, directory)
+    stand_in = find_tier(request.tier).stand_ins.get(init)
+    if stand_in is None:
+        return pretrain(init, request, fabric)
     try:
-        return bool(json.loads((_training_of(directory) / RUN_FILE).read_text())["key"] == key)
-    except (OSError, ValueError, KeyError):
-        return False
+        return load(stand_in)
+    except HubError as error:
+        raise HubError(f"{error}; or name another to start from with --init {init}=DIR") from None
 
 
-def _backbone(card: Card, parent: Encoder | None, seed: int) -> nn.Module:
-    """A network to train: the parent's weights, or random ones."""
-    backbone = create_backbone(card.arch, card.input.channels, seed)
-    if parent is not None:
-        if parent.card.arch != card.arch:
-            raise WeightsError(
-                f"'{card.name}' is {card.arch}, but '{parent.card.name}' is {parent.card.arch}"
-            )
-        backbone.load_state_dict(parent.backbone.state_dict(), strict=True)
-    return backbone
+def _train(plan: Plan, fabric: Fabric) -> None:
+    settings, request = plan.settings, plan.request
+    if request.restart and fabric.is_global_zero:
+        shutil.rmtree(plan.training, ignore_errors=True)
+    fabric.barrier()
+    method = _method(plan)
+    watch = None
+    if request.watch is not None:
+        with fabric.rank_zero_first():
+            watch = Watch(request.watch, request.data_root, plan.card)
+    labels = plan.pool.labels if method.needs_labels else None
+    run = Run(plan.key, plan.pixels.data, settings, plan.card.input, labels, watch)
+    outcome = train(run, method, plan.training, fabric)
+    if plan.parent is not None and settings.average_with_start:
+        _average(method.backbone, plan.parent.backbone, settings.average_with_start)
+    if fabric.is_global_zero:
+        write_encoder(plan, method.backbone, outcome, fabric)
+        draw_log(plan.training / LOG, plan.training / FIGURE, title=plan.card.name)
+    fabric.barrier()
 
 
-def _method(name: str, backbone: nn.Module, settings: Settings, seed: int) -> Any:
-    """The method around the backbone; its heads are drawn from the seed."""
-    made = find_method(name)
-    own = made.Settings.model_validate(settings.method)
+@contextmanager
+def _one_at_a_time(training: Path, fabric: Fabric) -> Iterator[None]:
+    """Refuse a second training of the same encoder at the same place."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    with storage_errors(training, "the training"):
+        training.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(training.with_suffix(".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise PretrainError(f"{training}: another process is training this encoder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _method(plan: Plan) -> Method:
+    """The method around a backbone with the parent's weights, or random ones; heads are drawn
+    from the seed."""
+    card, settings = plan.card, plan.settings
+    made = find_method(plan.recipe.method)
+    try:
+        own = made.Settings.model_validate(settings.method)
+    except ValidationError as error:
+        raise RecipeError(plain_lines(error, f"{card.name}: method")) from None
+    if settings.views.local is not None and not made.multi_crop:
+        raise RecipeError(f"{made.name} takes no local views (views.local)")
+    num_classes = len(plan.pool.label_names) or None
+    backbone = create_backbone(card.arch, card.input.channels, plan.request.seed)
+    if plan.parent is not None:
+        backbone.load_state_dict(plan.parent.backbone.state_dict(), strict=True)
+    if settings.frozen_stages:
+        freeze_stages(backbone, settings.frozen_stages)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return made(backbone, own, steps=settings.steps)
+        torch.default_generator.manual_seed(plan.request.seed)
+        return made(backbone, own, steps=settings.steps, num_classes=num_classes)
 
 
 def _average(backbone: nn.Module, start: nn.Module, share: float) -> None:
@@ -206,112 +184,3 @@ def _average(backbone: nn.Module, start: nn.Module, share: float) -> None:
         for name, value in backbone.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(begin[name].to(value), share)
-
-
-def _facts(
-    card: Card,
-    recipe: Recipe,
-    settings: Settings,
-    parent: Encoder | None,
-    pool: Pool,
-    pixels: arrays.DiskArray,
-    outcome: Outcome,
-    request: Request,
-) -> dict[str, Any]:
-    """What the card says of the training."""
-    ids = hashlib.sha256("\n".join(pool.ids.tolist()).encode()).hexdigest()
-    return {
-        "recipe": f"{recipe.method}-{recipe.tier}, {'continued' if parent else 'scratch'}",
-        "recipe_title": recipe.title,
-        "settings": settings.model_dump(mode="json"),
-        "pool": pool.name,
-        "seen": _seen(card, parent, pool),
-        "images": len(pool),
-        "ids_sha256": ids,
-        "pixels_sha256": pixels.sha256,
-        "parent": None if parent is None else parent.card.name,
-        "parent_sha256": None if parent is None else parent.weights_sha256,
-        "images_seen": settings.steps * settings.batch_size,
-        "epochs": round(settings.steps * settings.batch_size / len(pool), 2),
-        "seconds": round(outcome.seconds, 1),
-        "final_loss": outcome.final_loss,
-        "diagnostics": outcome.diagnostics,
-        "seed": request.seed,
-        "versions": {p: version(p) for p in ("cxrzoo", "torch", "timm", "lightly")},
-    }
-
-
-def _seen(card: Card, parent: Encoder | None, pool: Pool) -> list[dict[str, Any]] | None:
-    """All that the weights have seen, the parent's data too; None where that is not known."""
-    own = {"dataset": pool.dataset, "split": pool.split, "labels_seen": False}
-    if parent is None:
-        return [own]
-    if parent.card.pretraining_data is None:
-        return None
-    return [*(d.model_dump(mode="json") for d in parent.card.pretraining_data), own]
-
-
-def _write(
-    card: Card, directory: Path, backbone: nn.Module, key: str, facts: dict[str, Any]
-) -> Encoder:
-    """Write the card directory, and load the encoder back with every check."""
-    front, body = _front_matter(card, facts)
-    content = serialise(compact_state(backbone.cpu().float()))
-    sha256 = hashlib.sha256(content).hexdigest()
-    front["weights"] = {"file": WEIGHTS_FILE, "sha256": sha256}
-    made = parse_card(front, str(directory / CARD_FILE))
-    stored = create_backbone(card.arch, card.input.channels)
-    # rounded as they are stored, so that the golden output is that of the file
-    load_strictly(stored, read_safetensors(content, WEIGHTS_FILE), WEIGHTS_FILE)
-    write_atomically(directory / WEIGHTS_FILE, content)
-    write_atomically(directory / CARD_FILE, card_text(front, body).encode())
-    write_config(directory, config_of(Encoder(made, stored, sha256)))
-    encoder = load_from(made, directory)
-    write_atomically(
-        _training_of(directory) / RUN_FILE,
-        (json.dumps({"key": key, **facts}, indent=1) + "\n").encode(),
-    )
-    return encoder
-
-
-def _front_matter(card: Card, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The strategy's card with the facts of its training."""
-    _, directory = registry.find(card.name)
-    front, _ = split_front_matter((directory / CARD_FILE).read_text(encoding="utf-8"))
-    front["strategy"][-1] |= {
-        "num_images": facts["images"],
-        "resolution_px": facts["settings"]["views"]["size_px"],
-        "epochs": facts["epochs"],
-        "source": facts["recipe_title"],
-    }
-    front["pretraining_data"] = facts["seen"]
-    front["data_of_all_stages"] = facts["seen"] is not None
-    front["provenance"] = (
-        f"Trained by cxrzoo {facts['versions']['cxrzoo']} with recipe {facts['recipe']}: "
-        f"{facts['images_seen']:,} images seen of {facts['images']:,} ({facts['pool']}, ids sha256 "
-        f"{facts['ids_sha256'][:16]}) in {facts['seconds']:,.0f} s, final loss "
-        f"{facts['final_loss']:.4g}, seed {facts['seed']}"
-        + (f", from {facts['parent']} (sha256 {facts['parent_sha256']})" if facts["parent"] else "")
-        + f"; torch {facts['versions']['torch']}, timm {facts['versions']['timm']}."
-    )
-    return front, _body(card, facts)
-
-
-def _body(card: Card, facts: dict[str, Any]) -> str:
-    diagnostics = "; ".join(f"{k} {v:.3g}" for k, v in facts["diagnostics"].items())
-    lines: Sequence[str] = (
-        f"# {card.name}",
-        "",
-        f"Strategy: {card.chain}.",
-        "",
-        f"- Recipe: {facts['recipe']} ({facts['recipe_title']}).",
-        f"- Data: {facts['images']:,} images of `{facts['pool']}`; {facts['epochs']:g} epochs at "
-        f"{facts['settings']['views']['size_px']} px.",
-        f"- End of training: loss {facts['final_loss']:.4g}; {diagnostics}.",
-        f"- Every step is in `{LOG}` of the training's folder, which is not part of the encoder.",
-        "- What the pool shares with a benchmark is in `benchmarks/overlap.yaml`; where it is not "
-        "known, its exposure is unknown.",
-        "- Not a medical device. It says nothing about a patient.",
-        "",
-    )
-    return "\n".join(lines)

@@ -9,12 +9,12 @@ from nothing else, so ``torch.random.fork_rng(devices=[])`` with a seed makes th
 several processes must use one seed. ``forward`` and ``after_step`` draw nothing of their own (a
 backbone with dropout or stochastic depth does).
 
-Precision: losses are computed in float32 under any autocast, which would otherwise round
-similarities to three digits before they are divided by a temperature.
+Precision: losses are computed in float32 at least, under any autocast, which would otherwise
+round similarities to three digits before they are divided by a temperature.
 
 Several processes: losses see the global batch, and averaging gradients over the processes, as
 DistributedDataParallel does, gives those of one process with that batch. This holds with
-BatchNorm only as SyncBatchNorm (``convert_sync_batchnorm(method)``), or frozen.
+BatchNorm only where ``distributed.synchronise_batchnorm`` has been at the method, or frozen.
 
 N is a process's batch, C the channels, S a view's side, D the backbone's features, L the labels.
 """
@@ -116,8 +116,9 @@ class Method(nn.Module):
 
         Returns:
             "loss", a scalar, returned as it is when it is not finite; and detached, of this
-            process's images, "accuracy", a share that each method defines, and "features" (N, D)
-            of the first view.
+            process's images, "accuracy", a share that each method defines, "features" (N, D) of
+            the first view and, where there is one, "partners" (N, D) of the second, by the
+            encoder that it went through.
         """
         if len(views) < self.num_views or (len(views) > self.num_views and not self.multi_crop):
             least = "at least " * self.multi_crop
@@ -171,8 +172,8 @@ class MoCo(Method):
 
     Keys are gathered before they enter the queue, so that every process holds the same one. The
     authors shuffle keys over the processes to give queries and keys different BatchNorm batches;
-    here nothing is shuffled, for with SyncBatchNorm, or one process, statistics are those of the
-    whole batch in any order.
+    here nothing is shuffled, for with synchronised BatchNorm, or one process, statistics are
+    those of the whole batch in any order.
     """
 
     name = "moco"
@@ -216,12 +217,13 @@ class MoCo(Method):
         features = self.backbone(views[0])
         queries = self.head(features)
         with torch.no_grad():
-            keys = self.key_head(self.key_backbone(views[1]))
+            partners = self.key_backbone(views[1])
+            keys = self.key_head(partners)
             accuracy = self._accuracy(queries, keys)  # before the loss puts the keys in the queue
-        return _result(_in_float32(self.loss, queries, keys), features, accuracy)
+        return _result(_in_float32(self.loss, queries, keys), accuracy, features, partners)
 
     def _accuracy(self, queries: Tensor, keys: Tensor) -> Tensor:
-        queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+        queries, keys = _unit(queries), _unit(keys)
         queue = cast(Tensor, self.loss.memory_bank.bank)
         return ((queries * keys).sum(1) > (queries @ queue.T).amax(1)).float().mean()
 
@@ -263,7 +265,7 @@ class SimCLR(Method):
     def _outputs(self, views: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         # views share their BatchNorm statistics, as the authors' do
         features, (left, right) = _together(self.backbone, self.head, views)
-        return _result(_in_float32(self.loss, left, right), features[0], _matched(left, right))
+        return _result(_in_float32(self.loss, left, right), _matched(left, right), *features)
 
 
 class BYOL(Method):
@@ -311,7 +313,7 @@ class BYOL(Method):
             target_left, target_right = (self.target_head(self.target_backbone(v)) for v in views)
         loss = _in_float32(self.loss, left, target_right)
         loss = (loss + _in_float32(self.loss, right, target_left)) / 2
-        return _result(loss, features[0], _matched(left, target_right))
+        return _result(loss, _matched(left, target_right), *features)
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -370,12 +372,9 @@ class SwAV(Method):
 
     def _outputs(self, views: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         features, projections = _together(self.backbone, self.head, views)
-        logits = [
-            _in_float32(self.prototypes, F.normalize(projection.float(), dim=1))
-            for projection in projections
-        ]
+        logits = [_in_float32(self.prototypes, _unit(projection)) for projection in projections]
         loss = _in_float32(self.loss, logits[: self.num_views], logits[self.num_views :])
-        return _result(loss.squeeze(), features[0], _matched(projections[0], projections[1]))
+        return _result(loss.squeeze(), _matched(projections[0], projections[1]), *features[:2])
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -419,7 +418,7 @@ class BarlowTwins(Method):
         features = [self.backbone(view) for view in views]
         left, right = (self.head(f) for f in features)
         loss = _in_float32(self.loss, _gathered(left), _gathered(right))
-        return _result(loss, features[0], _matched(left, right))
+        return _result(loss, _matched(left, right), *features)
 
 
 class VICReg(Method):
@@ -461,7 +460,7 @@ class VICReg(Method):
     def _outputs(self, views: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         features = [self.backbone(view) for view in views]
         left, right = (self.head(f) for f in features)
-        return _result(_in_float32(self.loss, left, right), features[0], _matched(left, right))
+        return _result(_in_float32(self.loss, left, right), _matched(left, right), *features)
 
 
 class DINO(Method):
@@ -530,7 +529,7 @@ class DINO(Method):
             both = views[: self.num_views]
             _, teacher = _together(self.teacher_backbone, self.teacher_head, both)
         loss = _in_float32(self.loss, teacher, student)
-        return _result(loss, features[0], _matched(student[0], teacher[1]))
+        return _result(loss, _matched(student[0], teacher[1]), *features[:2])
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -567,14 +566,14 @@ class Supervised(Method):
 
     def _outputs(self, views: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         features = self.backbone(views[0])
-        logits = self.head(features).float()
+        logits = _widened(self.head(features))
         assert labels is not None  # forward has refused that
         if labels.ndim == 1:
             right = (logits.argmax(1) == labels).float()
-            return _result(F.cross_entropy(logits, labels), features, right.mean())
+            return _result(F.cross_entropy(logits, labels), right.mean(), features)
         known = ~torch.isnan(labels)
         right = ((logits > 0) == (labels > 0.5))[known].float()
-        return _result(_masked_bce(logits, labels), features, right.mean())
+        return _result(_masked_bce(logits, labels), right.mean(), features)
 
 
 def _masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -627,22 +626,35 @@ def _gathered(outputs: Tensor) -> Tensor:
 
 
 def _in_float32(module: nn.Module, *inputs: Tensor | list[Tensor]) -> Tensor:
-    """``module`` of ``inputs`` in float32, whatever autocast is on."""
+    """``module`` of ``inputs`` in float32 at least, whatever autocast is on."""
     first = inputs[0] if isinstance(inputs[0], Tensor) else inputs[0][0]
     with torch.autocast(first.device.type, enabled=False):
         output: Tensor = module(
-            *(i.float() if isinstance(i, Tensor) else [x.float() for x in i] for i in inputs)
+            *(_widened(i) if isinstance(i, Tensor) else [_widened(x) for x in i] for i in inputs)
         )
     return output
+
+
+def _widened(x: Tensor) -> Tensor:
+    """``x`` in float32, or float64 where it has it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """The rows of ``x`` (N, D), in float32 at least, with a length of 1."""
+    return F.normalize(_widened(x), dim=1)
 
 
 @torch.no_grad()
 def _matched(left: Tensor, right: Tensor) -> Tensor:
     """Share of ``left`` (N, D) whose nearest of ``right`` (N, D), by cosine, is its own."""
-    similarity = F.normalize(left.float(), dim=1) @ F.normalize(right.float(), dim=1).T
+    similarity = _unit(left) @ _unit(right).T
     own = torch.arange(len(left), device=left.device)
     return (similarity.argmax(1) == own).float().mean()
 
 
-def _result(loss: Tensor, features: Tensor, accuracy: Tensor) -> dict[str, Tensor]:
-    return {"loss": loss, "accuracy": accuracy.detach(), "features": features.detach()}
+def _result(
+    loss: Tensor, accuracy: Tensor, features: Tensor, partners: Tensor | None = None
+) -> dict[str, Tensor]:
+    result = {"loss": loss, "accuracy": accuracy.detach(), "features": features.detach()}
+    return result if partners is None else {**result, "partners": partners.detach()}

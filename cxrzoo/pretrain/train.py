@@ -25,16 +25,21 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cxrzoo.errors import PretrainError, storage_errors
+from cxrzoo.errors import PretrainError, RecipeError, storage_errors
 from cxrzoo.pretrain import collapse
 from cxrzoo.pretrain.checkpoint import read_last_checkpoint, write_checkpoint
+from cxrzoo.pretrain.distributed import synchronise_batchnorm
+from cxrzoo.pretrain.layers import freeze_statistics, scaled_groups
 from cxrzoo.pretrain.methods import Method
-from cxrzoo.pretrain.recipe import Settings
-from cxrzoo.pretrain.views import augment
+from cxrzoo.pretrain.recipe import Settings, Views
+from cxrzoo.pretrain.views import augment, local_settings
+from cxrzoo.pretrain.watch import Watch
 from cxrzoo.zoo.card import InputContract
 
 CHECKPOINT_SECONDS = 180.0
 DIAGNOSE_EVERY = 50
+_WATCHES = 10
+"""Looks at the watched benchmark over a training, besides the one before its first step."""
 _WATCH_FROM = 200
 """Steps before features are judged: a network from random weights begins nearly collapsed."""
 _PATIENCE = 3
@@ -47,7 +52,7 @@ class Run:
     """What a training is made of; ``key`` names all of it.
 
     ``pixels`` is (N, S, S) or (N, S, S, 3) uint8; ``labels`` (N,) or (N, L) where the method
-    needs them.
+    needs them. ``watch`` changes no weight, but may stop the training.
     """
 
     key: str
@@ -55,6 +60,7 @@ class Run:
     settings: Settings
     contract: InputContract
     labels: np.ndarray | None = None
+    watch: Watch | None = None
 
 
 @dataclass
@@ -75,36 +81,54 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
     """Train ``method`` on ``run`` and leave its weights as they are at the last step.
 
     Goes on from the last checkpoint in ``directory``, writes one every few minutes and when it is
-    told to stop, and a row of ``log.csv`` for every step.
+    told to stop, and a row of ``log.csv`` for every step. Several processes share a batch and see
+    what one would see: the global batch decides the views, the losses and BatchNorm's statistics.
 
     Raises:
+        RecipeError: the batch cannot be divided among the processes.
         PretrainError: a loss is no number, or the features have collapsed; the last good
             checkpoint stays.
         Stopped: SIGINT or SIGTERM came.
         StorageError: a checkpoint could not be written; those before it stay.
     """
-    settings, optimiser = run.settings, _optimiser(method, run.settings)
-    prepared, optimiser = fabric.setup(method, optimiser)
+    settings = run.settings
+    if settings.batch_size % fabric.world_size:
+        raise RecipeError(
+            f"batch_size: {settings.batch_size} images cannot be divided among "
+            f"{fabric.world_size} processes"
+        )
+    if fabric.world_size > 1:
+        synchronise_batchnorm(method, fabric.device)
+    prepared, optimiser = fabric.setup(method, _optimiser(method, settings))
     loop = _Loop(run, prepared, method, optimiser, fabric)
     state = read_last_checkpoint(directory)
     first, seconds = 0, 0.0
     if state is not None:
         if state["key"] != run.key:
-            raise PretrainError(f"{directory} holds a checkpoint of another training: move it away")
+            raise PretrainError(
+                f"{directory} holds a checkpoint of another training: move it away, or throw it "
+                "away with --restart"
+            )
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
         first, seconds = state["step"], state["seconds"]
         loop.resume(state)
     log = _Log(directory / LOG, first) if fabric.is_global_zero else None
-    bar = tqdm(total=settings.steps, initial=first, unit="step", disable=not fabric.is_global_zero)
+    bar = tqdm(
+        total=settings.steps * settings.batch_size,
+        initial=first * settings.batch_size,
+        unit="img",
+        unit_scale=True,
+        disable=not fabric.is_global_zero,
+    )
     started, saved = time.monotonic() - seconds, time.monotonic()
-    with _stop_signals() as stop:
+    with _stop_signals() as came:
         for step in range(first, settings.steps):
-            row = loop.step(step)
+            row, stop = loop.step(step, stop=bool(came))
             if log:
                 log.write(step, {**row, "seconds": time.monotonic() - started})
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            bar.update()
+            bar.update(settings.batch_size)
             last = step + 1 == settings.steps
             if last or stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 if fabric.is_global_zero:
@@ -133,38 +157,27 @@ class _Loop:
         self.optimiser, self.fabric = optimiser, fabric
         self.diagnostics: dict[str, float] = {}
         self._losses: list[float] = []
+        self._knn: list[float] = []
         self._bad = 0
         self._order = (-1, np.empty(0, dtype=np.int64))
         mean, std = torch.tensor(run.contract.mean), torch.tensor(run.contract.std)
         self._mean = mean.view(1, -1, 1, 1).to(fabric.device)
         self._std = std.view(1, -1, 1, 1).to(fabric.device)
         prepared.train()
-        if run.settings.batchnorm == "frozen":
-            for name, module in method.named_children():
-                if name.endswith("backbone"):  # momentum copies too
-                    _freeze_statistics(module)
+        frozen = None if run.settings.batchnorm == "frozen" else run.settings.frozen_stages
+        for name, module in method.named_children():
+            if name.endswith("backbone"):  # momentum copies too
+                freeze_statistics(module, frozen)
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimiser step; returns what the log keeps of it."""
-        settings = self.run.settings
-        rate = cosine_warmup_schedule(
-            step=step,
-            max_steps=settings.steps,
-            start_value=settings.optimiser.learning_rate,
-            end_value=0.0,
-            warmup_steps=min(settings.optimiser.warmup_steps, settings.steps - 1),
-            warmup_start_value=0.0,
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+    def step(self, step: int, *, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """One optimiser step; returns what the log keeps of it, and whether any process was told
+        to stop."""
+        before = self._watch(step)
+        rate = self._set_rate(step)
         rows = self._rows(step)
-        pixels = self._pixels(rows)
-        views = [self._view(pixels, step, number) for number in range(self.method.num_views)]
-        labels = self._labels(rows)
+        views, labels = self._views(self._pixels(rows), step), self._labels(rows)
         result = self.prepared(views) if labels is None else self.prepared(views, labels)
-        loss = float(
-            cast(Tensor, self.fabric.all_reduce(result["loss"].detach(), reduce_op="mean"))
-        )
+        loss, accuracy, stops = self._mean_of(result["loss"], result["accuracy"], stop)
         if not math.isfinite(loss):
             raise PretrainError(
                 f"the loss of step {step + 1:,} is {loss}: a lower learning rate may help; the "
@@ -175,10 +188,35 @@ class _Loop:
         self.optimiser.step()
         self.method.after_step(step)
         self._losses = [*self._losses[-99:], loss]
-        row = {"loss": loss, "learning_rate": rate}
-        if step % DIAGNOSE_EVERY == 0 or step + 1 == settings.steps:
-            row |= self._diagnose(result["features"], step)
-        return row
+        row = {"loss": loss, "accuracy": accuracy, "learning_rate": rate, **before}
+        if step % DIAGNOSE_EVERY == 0 or self._is_last(step):
+            row |= self._diagnose(result, step)
+        if self._is_last(step):
+            row |= self._watch(step + 1)
+        return row, stops > 0
+
+    def _is_last(self, step: int) -> bool:
+        return step + 1 == self.run.settings.steps
+
+    def _set_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero; layers may have a share of it."""
+        settings = self.run.settings
+        rate: float = cosine_warmup_schedule(
+            step=step,
+            max_steps=settings.steps,
+            start_value=settings.optimiser.learning_rate,
+            end_value=0.0,
+            warmup_steps=min(settings.optimiser.warmup_steps, settings.steps - 1),
+            warmup_start_value=0.0,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        return rate
+
+    def _mean_of(self, loss: Tensor, accuracy: Tensor, stop: bool) -> tuple[float, ...]:
+        """Loss, accuracy and request to stop as means over the processes, which so agree."""
+        own = torch.stack([loss.detach().float(), accuracy.float(), accuracy.new_tensor(stop)])
+        return tuple(cast(Tensor, self.fabric.all_reduce(own, reduce_op="mean")).tolist())
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
@@ -189,19 +227,24 @@ class _Loop:
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "losses": self._losses,
+            "knn": self._knn,
             "collapsed_diagnoses": self._bad,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """What is watched goes on as well, so that it says the same at the end."""
-        self._losses, self._bad = state["losses"], state["collapsed_diagnoses"]
+        self._losses, self._knn = state["losses"], state["knn"]
+        self._bad = state["collapsed_diagnoses"]
 
     def mean_loss(self) -> float:
         """Mean of the last hundred steps."""
         return float(np.mean(self._losses)) if self._losses else math.nan
 
     def _rows(self, step: int) -> np.ndarray:
-        """This process's images of a step: every epoch is one permutation of the pool."""
+        """This process's images of a step: every epoch is one permutation of the pool.
+
+        Those of a step are sorted, for the disk's sake, before the processes share them.
+        """
         size = self.run.settings.batch_size
         whole = np.concatenate(
             [
@@ -209,7 +252,9 @@ class _Loop:
                 for epoch, start, stop in _slices(step * size, size, len(self.run.pixels))
             ]
         )
-        return whole[self.fabric.global_rank :: self.fabric.world_size]
+        own = size // self.fabric.world_size
+        first = self.fabric.global_rank * own
+        return np.sort(whole)[first : first + own]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The order of an epoch, drawn when the epoch begins."""
@@ -220,16 +265,21 @@ class _Loop:
 
     def _pixels(self, rows: np.ndarray) -> Tensor:
         """The images of the rows on the device: (n, S, S) or (n, 3, S, S) uint8."""
-        pixels = torch.from_numpy(self.run.pixels[np.sort(rows)]).to(
-            self.fabric.device, non_blocking=True
-        )
+        pixels = torch.from_numpy(self.run.pixels[rows]).to(self.fabric.device, non_blocking=True)
         return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels
 
-    def _view(self, pixels: Tensor, step: int, number: int) -> Tensor:
-        """One augmented view of the images, normalised: (n, C, S, S)."""
-        seed = _seed(self.run.key, f"view {number} of rank {self.fabric.global_rank}", step)
-        generator = torch.Generator().manual_seed(seed)
-        view = augment(pixels, self.run.settings.views, generator)
+    def _views(self, pixels: Tensor, step: int) -> list[Tensor]:
+        """The views of a step, the local ones last, normalised: each (n, C, S, S)."""
+        views = self.run.settings.views
+        settings = [views] * self.method.num_views
+        if views.local is not None:
+            settings += [local_settings(views)] * views.local.count
+        return [self._view(pixels, own, step, number) for number, own in enumerate(settings)]
+
+    def _view(self, pixels: Tensor, views: Views, step: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(_seed(self.run.key, f"view {number}", step))
+        size, rank = self.run.settings.batch_size, self.fabric.global_rank
+        view = augment(pixels, views, generator, part=(rank * len(pixels), size))
         low, high = self.run.contract.range
         view = (view * (high - low) + low - self._mean) / self._std
         return view.contiguous(memory_format=torch.channels_last)
@@ -238,25 +288,49 @@ class _Loop:
         if not self.method.needs_labels:
             return None
         assert self.run.labels is not None
-        return torch.from_numpy(self.run.labels[np.sort(rows)]).to(self.fabric.device)
+        return torch.from_numpy(self.run.labels[rows]).to(self.fabric.device)
 
-    def _diagnose(self, features: Tensor, step: int) -> dict[str, float]:
-        self.diagnostics = collapse.diagnose(features)
-        reason = collapse.verdict(self.diagnostics)
+    def _diagnose(self, result: dict[str, Tensor], step: int) -> dict[str, float]:
+        shown = [self._of_all(result[key]) for key in ("features", "partners") if key in result]
+        measures = collapse.diagnose(*shown)
+        self.diagnostics |= measures
+        reason = collapse.verdict(measures)
         self._bad = self._bad + 1 if reason and step >= _WATCH_FROM else 0
         if self._bad >= _PATIENCE:
             raise PretrainError(
                 f"the features have collapsed by step {step + 1:,}: {reason}, at {_PATIENCE} "
                 "diagnoses in a row; the log shows when it began"
             )
-        return self.diagnostics
+        return measures
+
+    def _watch(self, step: int) -> dict[str, float]:
+        """The k-NN score after ``step`` steps, where it is time for one."""
+        watch, steps = self.run.watch, self.run.settings.steps
+        every = max(1, steps // _WATCHES)
+        if watch is None or (step % every and step != steps):
+            return {}
+        # every process embeds all images, so that they agree
+        self._knn = [*self._knn, watch.score(self.method.backbone)]
+        self.diagnostics["knn"] = self._knn[-1]
+        reason = collapse.verdict({}, self._knn)
+        if reason:
+            raise PretrainError(
+                f"the features have collapsed by step {step:,}: {reason} ({watch.name}); the log "
+                "shows when it began"
+            )
+        return {"knn": self._knn[-1]}
+
+    def _of_all(self, features: Tensor) -> Tensor:
+        """(n, D) of every process, one after the other."""
+        gathered = cast(Tensor, self.fabric.all_gather(features))
+        return gathered.reshape(-1, features.shape[-1])
 
 
 class _Log:
     """A row of CSV for every step; rows behind the checkpoint that is gone on from are cut off."""
 
-    _COLUMNS = ("step", "loss", "learning_rate", "seconds",
-                "feature_std", "effective_rank", "uniformity")  # fmt: skip
+    _COLUMNS = ("step", "loss", "accuracy", "learning_rate", "seconds", "feature_std",
+                "effective_rank", "alignment", "uniformity", "knn")  # fmt: skip
 
     def __init__(self, path: Path, first: int) -> None:
         self._path = path
@@ -280,6 +354,7 @@ class _Log:
 def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     chosen = settings.optimiser
     groups = method.decay_groups(chosen.weight_decay)
+    groups = scaled_groups(groups, method.backbone, chosen.layer_decay)
     if chosen.name == "adamw":
         return torch.optim.AdamW(groups, lr=chosen.learning_rate)
     if chosen.name == "sgd":
@@ -288,13 +363,6 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
 
     made: torch.optim.Optimizer = LARS(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
     return made
-
-
-def _freeze_statistics(backbone: nn.Module) -> None:
-    """BatchNorm normalises with the statistics of the start, in training too."""
-    for module in backbone.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
 
 
 def _slices(start: int, count: int, length: int) -> Iterator[tuple[int, int, int]]:

@@ -11,7 +11,8 @@ one; crop and rotation are one resampling, so that a rotated crop shows what lie
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Draws:
         grey: (N,) bool.
         sigmas: (N,) of the blur, in pixels of the view, 0 for none.
         noise_seed: of the additive noise.
+        first, total: the first of the images and the number of all that were drawn for, which
+            tell whose part of the noise is theirs.
     """
 
     boxes: Tensor
@@ -50,9 +53,31 @@ class Draws:
     grey: Tensor
     sigmas: Tensor
     noise_seed: int
+    first: int
+    total: int
+
+    def part(self, first: int, count: int) -> Draws:
+        """The draws of ``count`` images from ``first`` on."""
+        if not 0 <= first <= first + count <= len(self.boxes):
+            raise ValueError(
+                f"expected some of {len(self.boxes)} images, not {count} from number {first} on"
+            )
+        drawn = {f.name: getattr(self, f.name) for f in fields(self)}
+        own: dict[str, Any] = {
+            name: numbers[first : first + count]
+            for name, numbers in drawn.items()
+            if isinstance(numbers, Tensor)
+        }
+        return replace(self, **own, first=self.first + first)
 
 
-def augment(pixels: Tensor, views: Views, generator: torch.Generator) -> Tensor:
+def augment(
+    pixels: Tensor,
+    views: Views,
+    generator: torch.Generator,
+    *,
+    part: tuple[int, int] | None = None,
+) -> Tensor:
     """One random view of each image.
 
     Args:
@@ -60,16 +85,30 @@ def augment(pixels: Tensor, views: Views, generator: torch.Generator) -> Tensor:
         views: ranges and probabilities of the draws.
         generator: on the CPU, so that a seed means the same draws on every device. A batch
             advances it equally whatever the settings, so that one does not move the others.
+        part: (first, total) where ``pixels`` are those from number ``first`` on of ``total``
+            images, which several processes share: their views, and the generator after it, are
+            those of one process that has all the images.
 
     Returns:
         (N, C, views.size_px, views.size_px) float32 in [0, 1], channels_last where C is 3.
 
     Raises:
-        ValueError: pixels, settings or generator are not as described.
+        ValueError: pixels, generator or part are not as described.
     """
     pixels = _checked(pixels)
-    _check(views, generator)
-    return render(pixels, draw(len(pixels), pixels.shape[-1], views, generator), views)
+    if generator.device.type != "cpu":
+        raise ValueError(f"expected a generator on the CPU, not on {generator.device}")
+    first, total = part or (0, len(pixels))
+    draws = draw(total, pixels.shape[-1], views, generator)
+    return render(pixels, draws.part(first, len(pixels)), views)
+
+
+def local_settings(views: Views) -> Views:
+    """The settings of one local view, where ``views`` has such."""
+    if views.local is None:
+        raise ValueError("these views have no local ones")
+    local = {"size_px": views.local.size_px, "crop_scale": views.local.crop_scale}
+    return views.model_copy(update={**local, "local": None})
 
 
 def draw(count: int, side_px: int, views: Views, generator: torch.Generator) -> Draws:
@@ -93,6 +132,8 @@ def draw(count: int, side_px: int, views: Views, generator: torch.Generator) -> 
         grey=grey < views.grey_probability,
         sigmas=torch.where(blur < views.blur_probability, low + (high - low) * sigma, 0.0),
         noise_seed=noise_seed,
+        first=0,
+        total=count,
     )
 
 
@@ -107,9 +148,7 @@ def render(pixels: Tensor, draws: Draws, views: Views) -> Tensor:
         _jitter_colour(x, draws)
     _blur(x, draws.sigmas, max_sigma=views.blur_sigma[1] * views.size_px / _BLUR_REFERENCE_PX)
     if views.noise_std > 0:
-        own = torch.Generator().manual_seed(draws.noise_seed)
-        noise = torch.randn(x.shape, generator=own).to(x.device)
-        x.add_(noise, alpha=views.noise_std).clamp_(0, 1)
+        x.add_(_noise(draws, x), alpha=views.noise_std).clamp_(0, 1)
     return x.contiguous(memory_format=torch.channels_last) if x.shape[1] == 3 else x
 
 
@@ -283,6 +322,16 @@ def _blur(x: Tensor, sigmas: Tensor, *, max_sigma: float) -> None:
     x.index_copy_(0, index, planes.view(-1, *x.shape[1:]))
 
 
+def _noise(draws: Draws, like: Tensor) -> Tensor:
+    """(N, C, S, S) normal noise of these images, on the device of ``like``.
+
+    Drawn for all the images there were draws for: a generator's numbers depend on their count.
+    """
+    own = torch.Generator().manual_seed(draws.noise_seed)
+    noise = torch.randn((draws.total, *like.shape[1:]), generator=own)
+    return noise[draws.first : draws.first + len(like)].to(like.device)
+
+
 def _where(chosen: Tensor, like: Tensor) -> Tensor:
     """(n,) indices of the chosen images, on the device of ``like``."""
     return chosen.nonzero().flatten().to(like.device)
@@ -304,16 +353,3 @@ def _checked(pixels: Tensor) -> Tensor:
     if x.dtype != torch.uint8:
         raise ValueError(f"{expected}, not {x.dtype}: grey levels are 0 to 255 here")
     return x
-
-
-def _check(views: Views, generator: torch.Generator) -> None:
-    """Raise ValueError on settings without a meaning, or a generator on another device."""
-    for name in ("crop_ratio", "blur_sigma"):
-        low, high = getattr(views, name)
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"{name}: expected 0 < low <= high, not ({low}, {high})")
-    for name in ("rotation_deg", "brightness", "contrast", "saturation", "noise_std"):
-        if not math.isfinite(value := getattr(views, name)):
-            raise ValueError(f"{name}: expected a finite number, not {value}")
-    if generator.device.type != "cpu":
-        raise ValueError(f"expected a generator on the CPU, not on {generator.device}")

@@ -22,19 +22,27 @@ CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
 _MAX_CARD_BYTES = 2_000_000
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Method = Literal["none", "supervised", "moco", "simclr", "byol", "swav", "barlow", "unknown"]
+Method = Literal[
+    "none", "supervised", "moco", "simclr", "byol", "swav", "barlow", "vicreg", "dino", "unknown"
+]
 
 
 class Stage(Strict):
     """One step of a pretraining strategy; None where a fact is not known or not yet fixed."""
 
     method: Method
-    data: str | None = Field(description="dataset id, e.g. imagenet-1k, cxr-pool")
+    data: str | None = Field(description="dataset, or kind of data: imagenet-1k, imagenet, cxr")
+    pool: str | None = Field(None, description="the very images, where data is only their kind")
     init: str = Field(description="'random', or the strategy whose weights the stage starts from")
     num_images: int | None = None
     resolution_px: int | None = None
     epochs: float | None = None
     source: str | None = Field(None, description="where the recipe comes from")
+
+    @property
+    def images(self) -> str:
+        """What it was trained on, in words: ``imagenet (natural-pool)``."""
+        return f"{self.data} ({self.pool})" if self.pool else self.data or "?"
 
 
 class InputContract(Strict):
@@ -133,7 +141,7 @@ class Card(Strict):
     def chain(self) -> str:
         """The strategy in one line: ``supervised on imagenet-1k -> moco on cxr-pool``."""
         return " -> ".join(
-            "random initialisation" if s.method == "none" else f"{s.method} on {s.data or '?'}"
+            "random initialisation" if s.method == "none" else f"{s.method} on {s.images}"
             for s in self.strategy
         )
 

@@ -1,10 +1,8 @@
-"""Pretraining methods: published losses, what moves and what does not, checkpoints, processes."""
+"""Pretraining methods: published losses, what moves and what does not, checkpoints."""
 
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +158,19 @@ def test_what_forward_returns(name):
     assert not found["features"].requires_grad
     assert 0 <= found["accuracy"] <= 1
     assert not found["accuracy"].requires_grad
+    assert ("partners" in found) is (method.num_views == 2)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if m.num_views == 2))
+def test_partners_are_the_features_of_the_second_view(name):
+    method = build(name).eval()  # so that a view's features depend on no other view
+    views = make_views(0, 4 if method.multi_crop else 2)
+    found = method(views)
+    encoder = method.key_backbone if name == "moco" else method.backbone
+    assert not found["partners"].requires_grad
+    torch.testing.assert_close(found["partners"], encoder(views[1]))
+    torch.testing.assert_close(found["features"], method.backbone(views[0]))
+    assert not torch.allclose(found["partners"], found["features"])
 
 
 @every_method
@@ -504,72 +515,3 @@ def test_supervised_says_what_is_missing():
     method = find_method("supervised")
     with pytest.raises(ValueError, match="needs num_classes"):
         method(Tiny(), method.Settings(), steps=1)
-
-
-# Two processes. SyncBatchNorm needs a GPU, so that networks here have no BatchNorm at all: what
-# is compared is losses, queue, codes and gradients, not BatchNorm's statistics.
-
-
-class Plain(Tiny):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers[1], self.layers[4] = nn.Identity(), nn.Identity()
-
-
-def without_batchnorm(name: str) -> Method:
-    method = build(name, backbone=Plain)
-    for module in list(method.modules()):
-        for key, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm1d):
-                setattr(module, key, nn.Identity())
-    return method
-
-
-def run_part(name: str, rank: int, processes: int) -> dict[str, Any]:
-    """Three steps of SGD on a process's part of each batch, as data-parallel training makes."""
-    method, losses = without_batchnorm(name), []
-    part = slice(rank * 16 // processes, (rank + 1) * 16 // processes)
-    labels = torch.eye(CLASSES)[make_labels()]
-    labels[:9, 1] = torch.nan  # more unknown labels in one process than in the other
-    groups = method.decay_groups(0.0)
-    optimiser = torch.optim.SGD(groups, lr=0.02)
-    for step in range(3):
-        views = [view[part] for view in make_views(step, method.num_views)]
-        loss = method(views, labels[part])["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        shared = [loss.detach(), *(p.grad for group in groups for p in group["params"])]
-        if processes > 1:
-            for tensor in shared:
-                torch.distributed.all_reduce(tensor.div_(processes))
-        losses.append(shared[0].item())
-        optimiser.step()
-        method.after_step(step)
-    return {"losses": losses, "state": method.state_dict()}
-
-
-def run_process(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
-    found = {name: run_part(name, rank, 2) for name in sorted(METHODS)}
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(run_process, (str(folder),), nprocs=2)
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(2)]
-
-
-@every_method
-def test_two_processes_train_as_one(name, two_processes):
-    one = run_part(name, 0, 1)
-    for found in (process[name] for process in two_processes):
-        assert found["losses"] == pytest.approx(one["losses"], rel=1e-5, abs=1e-5)
-        for key, value in one["state"].items():
-            torch.testing.assert_close(found["state"][key], value, rtol=1e-4, atol=1e-5, msg=key)

@@ -6,18 +6,22 @@ import csv
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
 
-from cxrzoo.errors import PretrainError, StorageError
-from cxrzoo.pretrain import collapse, train
+from cxrzoo.errors import PretrainError, RecipeError, StorageError
+from cxrzoo.pretrain import train
 from cxrzoo.pretrain.checkpoint import read_last_checkpoint, write_checkpoint
+from cxrzoo.pretrain.layers import freeze_stages
 from cxrzoo.pretrain.methods import Method, find_method
 from cxrzoo.pretrain.recipe import Settings
 from cxrzoo.pretrain.train import LOG, Run, Stopped
+from cxrzoo.pretrain.watch import Watch
 from cxrzoo.zoo.card import InputContract
 from cxrzoo.zoo.weights import create_backbone
 
@@ -29,7 +33,11 @@ METHODS = {
     "byol": HEADS,
     "swav": {**HEADS, "prototypes": 8, "frozen_steps": 2},
     "barlow": HEADS,
+    "vicreg": HEADS,
+    "dino": {"hidden_dim": 16, "bottleneck_dim": 8, "output_dim": 16, "frozen_steps": 2},
+    "supervised": {},
 }
+LOCAL = {"count": 2, "size_px": 32, "crop_scale": [0.1, 0.5]}
 
 
 def settings(name: str = "simclr", steps: int = 6, **changes) -> Settings:
@@ -38,15 +46,21 @@ def settings(name: str = "simclr", steps: int = 6, **changes) -> Settings:
         "batch_size": 8,
         "store_px": 40,
         "optimiser": {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 2},
-        "views": {"size_px": 32, "crop_scale": [0.5, 1.0], "rotation_deg": 5, "brightness": 0.2},
+        "views": {
+            "size_px": 32,
+            "crop_scale": [0.5, 1.0],
+            "rotation_deg": 5,
+            "brightness": 0.2,
+            "local": LOCAL if name in ("swav", "dino") else None,
+        },
         "method": METHODS[name],
     }
     return Settings.model_validate({**content, **changes})
 
 
-def a_run(chosen: Settings, key: str = "key") -> Run:
+def a_run(chosen: Settings, key: str = "key", watch: Watch | None = None) -> Run:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 40), dtype=np.uint8)
-    return Run(key, pixels, chosen, CONTRACT)
+    return Run(key, pixels, chosen, CONTRACT, labels=np.arange(20) % 3, watch=watch)
 
 
 def a_method(name: str, chosen: Settings) -> Method:
@@ -54,7 +68,9 @@ def a_method(name: str, chosen: Settings) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = create_backbone("resnet10t", 3)
-        return made(backbone, made.Settings.model_validate(chosen.method), steps=chosen.steps)
+        freeze_stages(backbone, chosen.frozen_stages)
+        own = made.Settings.model_validate(chosen.method)
+        return made(backbone, own, steps=chosen.steps, num_classes=3)
 
 
 OUTCOMES: dict[Path, train.Outcome] = {}
@@ -79,10 +95,11 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, monkeyp
     whole, log = run_all(name, tmp_path / "whole")
     original = train._Loop.step
 
-    def interrupted(self, step):
+    def interrupted(self, step, **stop):
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, step)
+            stop = {"stop": True}
+        return original(self, step, **stop)
 
     monkeypatch.setattr(train._Loop, "step", interrupted)
     with pytest.raises(Stopped, match="stopped at step 4; run the same command to go on"):
@@ -101,10 +118,10 @@ def test_a_kill_loses_at_most_what_came_after_the_last_checkpoint(tmp_path, monk
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
     original = train._Loop.step
 
-    def killed(self, step):
+    def killed(self, step, **stop):
         if step == 4:
             raise KeyboardInterrupt  # as abrupt as an exception can be
-        return original(self, step)
+        return original(self, step, **stop)
 
     monkeypatch.setattr(train._Loop, "step", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -122,8 +139,8 @@ def test_a_loss_that_is_no_number_stops_the_training_with_the_good_checkpoint_ke
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
     original = train._Loop._view
 
-    def poisoned(self, rows, step, number):
-        view = original(self, rows, step, number)
+    def poisoned(self, pixels, views, step, number):
+        view = original(self, pixels, views, step, number)
         return view * float("nan") if step == 4 else view
 
     monkeypatch.setattr(train._Loop, "_view", poisoned)
@@ -139,9 +156,9 @@ def test_collapsed_features_stop_the_training_with_the_evidence(tmp_path, monkey
     monkeypatch.setattr(train, "DIAGNOSE_EVERY", 1)
     monkeypatch.setattr(train, "_WATCH_FROM", 2)
     original = train._Loop._diagnose
-    same_features = torch.ones(8, 16)
+    alike = {"features": torch.ones(8, 16)}
     monkeypatch.setattr(
-        train._Loop, "_diagnose", lambda self, features, step: original(self, same_features, step)
+        train._Loop, "_diagnose", lambda self, result, step: original(self, alike, step)
     )
     with pytest.raises(PretrainError, match=r"collapsed by step 5: features hardly differ .* 3 di"):
         run_all("simclr", tmp_path)
@@ -181,6 +198,52 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
         train.train(other, method, tmp_path, Fabric(accelerator="cpu", devices=1))
 
 
+class ScriptedWatch:
+    """Stands in for a benchmark: k-NN scores as they are told."""
+
+    name = "scripted"
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+
+    def score(self, backbone: torch.nn.Module) -> float:
+        return self.scores.pop(0)
+
+
+def test_a_watched_score_is_logged_and_its_loss_stops_the_training(tmp_path):
+    chosen, fabric = settings(), Fabric(accelerator="cpu", devices=1)
+    watch: Any = ScriptedWatch(0.60, 0.62, 0.61, 0.63, 0.60, 0.59, 0.64)
+    run = a_run(chosen, watch=watch)
+    outcome = train.train(run, a_method("simclr", chosen), tmp_path / "good", fabric)
+    assert outcome.diagnostics["knn"] == 0.64
+    with (tmp_path / "good" / LOG).open() as file:
+        rows = list(csv.DictReader(file))
+    # before every step, as there are fewer than ten; the last row has the score at the end
+    assert [row["knn"] for row in rows] == ["0.6", "0.62", "0.61", "0.63", "0.6", "0.64"]
+    watch = ScriptedWatch(0.70, 0.60, 0.53)
+    run = a_run(chosen, watch=watch)
+    with pytest.raises(PretrainError, match=r"collapsed by step 2: .*\.53.*scripted"):
+        train.train(run, a_method("simclr", chosen), tmp_path / "bad", fabric)
+
+
+def test_frozen_stages_stay_as_they_were_with_their_statistics(tmp_path):
+    chosen = settings("moco", frozen_stages=2)
+    before = a_method("moco", chosen).state_dict()
+    after = run_all("moco", tmp_path, chosen)[0].state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    early = {key for key in before if key.startswith(("backbone.conv1", "backbone.layer1"))}
+    assert early
+    assert early & moved == set()
+    assert "backbone.layer2.0.conv1.weight" in moved
+    assert "key_backbone.layer2.0.conv1.weight" in moved
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
+    fabric: Any = SimpleNamespace(world_size=3)
+    with pytest.raises(RecipeError, match="batch_size: 8 images cannot be divided among 3"):
+        train.train(a_run(settings()), a_method("simclr", settings()), tmp_path, fabric)
+
+
 def test_frozen_statistics_stay_and_the_weights_move(tmp_path):
     chosen = settings("moco", batchnorm="frozen")
     before = a_method("moco", chosen).state_dict()
@@ -198,15 +261,3 @@ def test_every_epoch_shows_every_image_once(tmp_path):
     loop = train._Loop(a_run(chosen), method, method, None, fabric)
     seen = np.concatenate([loop._rows(step) for step in range(5)])
     assert sorted(seen.tolist()) == sorted([*range(20), *range(20)])
-
-
-def test_diagnostics_tell_spread_features_from_collapsed_ones():
-    draws = torch.Generator().manual_seed(0)
-    spread = collapse.diagnose(torch.randn(64, 32, generator=draws))
-    assert collapse.verdict(spread) == ""
-    assert spread["feature_std"] == pytest.approx(1.0, abs=0.1)
-    assert spread["effective_rank"] > 20
-    line = torch.randn(64, 1, generator=draws) @ torch.ones(1, 32)
-    assert "line" in collapse.verdict(collapse.diagnose(line))
-    assert "hardly differ" in collapse.verdict(collapse.diagnose(torch.ones(64, 32)))
-    assert "not finite" in collapse.verdict(collapse.diagnose(torch.full((4, 8), float("nan"))))

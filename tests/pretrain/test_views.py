@@ -12,8 +12,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from cxrzoo.pretrain import views as module
-from cxrzoo.pretrain.recipe import Views
-from cxrzoo.pretrain.views import augment, draw, render
+from cxrzoo.pretrain.recipe import LocalViews, Views
+from cxrzoo.pretrain.views import augment, draw, local_settings, render
 
 SIDE = 64
 EVERYTHING = {
@@ -348,21 +348,41 @@ def test_other_input_is_refused(pixels, message):
         augment(pixels, still(), seeded())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"crop_ratio": (2.0, 0.5)}, "crop_ratio: expected 0 < low <= high"),
-        ({"crop_ratio": (math.nan, 1.0)}, "crop_ratio"),
-        ({"blur_sigma": (0.0, 2.0)}, "blur_sigma"),
-        ({"rotation_deg": math.inf}, "rotation_deg: expected a finite number, not inf"),
-        ({"brightness": math.inf}, "brightness"),
-        ({"noise_std": math.nan}, "noise_std"),
-    ],
-)
-def test_settings_without_a_meaning_are_refused(change, message):
-    views = still().model_copy(update=change)
-    with pytest.raises(ValueError, match=message):
-        augment(images(2, SIDE, SIDE), views, seeded())
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [33, SIDE])  # noise is drawn in sixteens, which 33 leaves open
+def test_processes_make_the_views_that_one_makes(channels, size):
+    pixels, views = images(7, channels, SIDE, SIDE), everything(size_px=size)
+    together = seeded()
+    whole = augment(pixels, views, together)
+    for first, last in [(0, 4), (4, 7)]:
+        apart = seeded()
+        part = augment(pixels[first:last], views, apart, part=(first, 7))
+        assert torch.allclose(part, whole[first:last], rtol=0, atol=1e-6)
+        assert torch.equal(apart.get_state(), together.get_state())
+
+
+def test_a_part_of_a_part_is_one_of_the_whole():
+    draws = draw(7, SIDE, everything(), seeded())
+    nested, direct = draws.part(2, 5).part(1, 2), draws.part(3, 2)
+    for field in dataclasses.fields(draws):
+        one, other = getattr(nested, field.name), getattr(direct, field.name)
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    assert torch.equal(direct.boxes, draws.boxes[3:5])
+
+
+@pytest.mark.parametrize("part", [(6, 7), (-1, 7), (0, 1)])
+def test_a_part_beyond_the_whole_is_refused(part):
+    with pytest.raises(ValueError, match=f"expected some of {part[1]} images, not 2 from number"):
+        augment(images(2, SIDE, SIDE), still(), seeded(), part=part)
+
+
+def test_local_views_are_smaller_and_otherwise_as_the_others():
+    local = LocalViews(count=4, size_px=32, crop_scale=(0.05, 0.3))
+    views = local_settings(everything(local=local))
+    assert views == everything(size_px=32, crop_scale=(0.05, 0.3))
+    assert augment(images(2, SIDE, SIDE), views, seeded()).shape == (2, 1, 32, 32)
+    with pytest.raises(ValueError, match="no local ones"):
+        local_settings(views)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

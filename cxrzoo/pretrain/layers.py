@@ -1,0 +1,70 @@
+"""The layers of a backbone by their depth: which stay as they were, and how fast the others move.
+
+A stage is what timm groups together (``group_matcher(coarse=True)``): the stem is the first, then
+every block of layers at one resolution, then what follows them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from timm.models import group_parameters
+from torch import nn
+
+from cxrzoo.errors import RecipeError
+
+
+def depths(backbone: nn.Module) -> dict[str, int]:
+    """Stage of every parameter by its name, from 0, the stem."""
+    matcher = cast(Any, backbone).group_matcher(coarse=True)
+    return dict(group_parameters(backbone, matcher, reverse=True))
+
+
+def freeze_stages(backbone: nn.Module, count: int) -> None:
+    """Keep the first ``count`` stages as they are; to be called before momentum copies are made.
+
+    Raises:
+        RecipeError: nothing would be left to train.
+    """
+    stage_of = depths(backbone)
+    if count > max(stage_of.values()):
+        raise RecipeError(
+            f"frozen_stages: {count} of the backbone's {max(stage_of.values()) + 1} stages would "
+            "leave none to train"
+        )
+    for name, parameter in backbone.named_parameters():
+        if stage_of[name] < count:
+            parameter.requires_grad = False
+
+
+def freeze_statistics(backbone: nn.Module, stages: int | None = None) -> None:
+    """BatchNorm of the first ``stages`` stages, or of all, normalises with the statistics it has,
+    in training too; to be called after ``train()``, which undoes it."""
+    stage_of = depths(backbone)
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            stage = stage_of.get(f"{name}.weight", 0)
+            if stages is None or stage < stages:
+                module.eval()
+
+
+def scaled_groups(
+    groups: list[dict[str, Any]], backbone: nn.Module, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups split by stage, each with the ``scale`` of its learning rate.
+
+    Heads and the last stage learn at full rate, every stage before at ``layer_decay`` times the
+    rate of the one behind it (BEiT, arXiv:2106.08254).
+    """
+    stage_of = depths(backbone)
+    last = max(stage_of.values())
+    stage_by_id = {id(p): stage_of[name] for name, p in backbone.named_parameters()}
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_stage: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_stage.setdefault(stage_by_id.get(id(parameter), last), []).append(parameter)
+        for stage in sorted(by_stage):
+            scale = layer_decay ** (last - stage)
+            split.append({**group, "params": by_stage[stage], "scale": scale})
+    return split
