@@ -262,6 +262,7 @@ def _recipe_rows() -> list[dict[str, Any]]:
             "cxr": r.cxr.images_seen,
             "continued": r.continued.images_seen,
             "title": r.title,
+            "note": r.note,
         }
         for r in found
     ]

@@ -36,8 +36,9 @@ from cxrzoo.errors import CxrzooError
     "--set",
     "changes",
     multiple=True,
-    metavar="SETTING=VALUE",
-    help="Another value than the recipe's, e.g. optimiser.learning_rate=3e-4; the card says so.",
+    metavar="[STRATEGY:]SETTING=VALUE",
+    help="Another value than NAME's recipe has, e.g. optimiser.learning_rate=3e-4, or that of a "
+    "STRATEGY it starts from; the card says so.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -50,7 +51,7 @@ from cxrzoo.errors import CxrzooError
     "--resume/--restart",
     default=True,
     show_default=True,
-    help="Go on from the last checkpoint, or throw it away.",
+    help="Go on from NAME's last checkpoint, or throw it and what was finished away.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @WORKERS
@@ -85,6 +86,7 @@ def pretrain_command(
         raise CxrzooError(f"pretraining: {error}; pip install 'cxrzoo[pretrain]'") from error
 
     request = Request(
+        strategy=name,
         tier=tier,
         data_root=data_root,
         output=output,
@@ -97,7 +99,7 @@ def pretrain_command(
         workers=workers,
     )
     fabric = fabric_for(device)
-    encoder = pretrain(name, request, fabric)
+    encoder = pretrain(request, fabric)
     if fabric.is_global_zero:
         path = output / encoder.card.name
         click.echo(f"{encoder.card.name}: {path} sha256 {encoder.weights_sha256}")

@@ -212,7 +212,7 @@ def _hub_pool(name: str, folder: Path, split: str, *, training: bool) -> Pool:
     images = HubImages(place, image_column(place, datasets[0]), files, files, stamps)
     labels, label_names = classes_of(datasets) or (None, ())
     seen = split if len(names) > len(loaded) else _ALL
-    return Pool(name, files, images, folder.name, seen, labels, label_names)
+    return Pool(name, files, images, folder.resolve().name, seen, labels, label_names)
 
 
 def _mark(folder: Path) -> str:
@@ -232,7 +232,7 @@ def _files(name: str, folder: Path) -> Pool:
     stamps = np.array([stamp(folder / file) for file in found], dtype=str)
     labels, label_names = _folder_classes(found) or (None, ())
     images = FileImages(folder, files, stamps)
-    return Pool(name, files, images, folder.name, _ALL, labels, label_names)
+    return Pool(name, files, images, folder.resolve().name, _ALL, labels, label_names)
 
 
 def _folder_classes(files: list[str]) -> tuple[np.ndarray, tuple[str, ...]] | None:

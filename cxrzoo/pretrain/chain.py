@@ -16,19 +16,26 @@ from pydantic import ValidationError
 from torch import nn
 
 from cxrzoo.data.pool import training_pool
-from cxrzoo.errors import HubError, PretrainError, RecipeError, WeightsError, storage_errors
+from cxrzoo.errors import (
+    HubError,
+    PretrainError,
+    RecipeError,
+    UnknownNameError,
+    WeightsError,
+    storage_errors,
+)
 from cxrzoo.pretrain.figure import draw_log
 from cxrzoo.pretrain.layers import freeze_stages
 from cxrzoo.pretrain.methods import Method, find_method
 from cxrzoo.pretrain.plan import Plan, Request, decoded, labelled, large_enough
-from cxrzoo.pretrain.product import is_finished, write_encoder
-from cxrzoo.pretrain.recipe import Start, find_recipe, with_changes
+from cxrzoo.pretrain.product import find_finished, write_encoder
+from cxrzoo.pretrain.recipe import Settings, Start, find_recipe, with_changes
 from cxrzoo.pretrain.tier import find_tier, name_at
 from cxrzoo.pretrain.train import LOG, Run, train
 from cxrzoo.pretrain.watch import Watch
 from cxrzoo.schema import plain_lines
 from cxrzoo.zoo import registry
-from cxrzoo.zoo.card import read_card
+from cxrzoo.zoo.card import Card, read_card
 from cxrzoo.zoo.encoder import Encoder, load, load_from
 from cxrzoo.zoo.weights import create_backbone
 
@@ -37,65 +44,139 @@ FIGURE = "loss.png"
 
 def fabric_for(device: str) -> Fabric:
     """Fabric on the processes that torchrun has started, or on one device without it; bfloat16 on
-    a GPU."""
+    a GPU.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        PretrainError: there is no such device here.
+    """
     accelerator, _, index = device.partition(":")
-    gpu = torch.cuda.is_available() and accelerator in ("auto", "cuda")
+    if accelerator not in ("auto", "cpu", "cuda", "mps") or (
+        index and not (accelerator == "cuda" and index.isdecimal())
+    ):
+        raise PretrainError(f"device '{device}': expected auto, cpu, cuda, cuda:N or mps")
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else [int(index)] if index else 1,
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)) if torchrun else 1,
-        # statistics are those of the global batch on every process already
-        strategy=DDPStrategy(broadcast_buffers=False) if torchrun else "auto",
-        precision="bf16-mixed" if gpu else "32-true",
-    )
-    fabric.launch()
+    if torchrun and index:
+        raise PretrainError(f"device '{device}': torchrun gives every process its own, say cuda")
+    alone = [int(index)] if index.isdecimal() else 1
+    gpu = torch.cuda.is_available() and accelerator in ("auto", "cuda")
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else alone,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)) if torchrun else 1,
+            # statistics are those of the global batch on every process already
+            strategy=DDPStrategy(broadcast_buffers=False) if torchrun else "auto",
+            precision="bf16-mixed" if gpu else "32-true",
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise PretrainError(f"device '{device}' cannot be used here ({reason})") from None
     return fabric
 
 
-def pretrain(name: str, request: Request, fabric: Fabric) -> Encoder:
-    """Train the strategy called ``name`` and every encoder it starts from that has no weights.
+def pretrain(request: Request, fabric: Fabric) -> Encoder:
+    """Train the strategy of ``request`` and every encoder it starts from that has no weights.
 
     Each is a card directory below ``request.output``, ready for ``publish``; one that is there
     with the same key is not trained again, and an interrupted one goes on.
 
     Raises:
         UnknownNameError: no such strategy or tier, or no recipe for it.
-        RecipeError: the strategy cannot be trained.
+        RecipeError: the strategy cannot be trained, or not with these settings.
         DataError: a pool cannot be used.
         PretrainError, StorageError: see ``train``.
     """
-    plan = _plan(name, request, fabric)
-    if not is_finished(plan):
+    _check_request(request)
+    return _encoder_of(request.strategy, request, fabric)
+
+
+def _encoder_of(strategy: str, request: Request, fabric: Fabric) -> Encoder:
+    plan = _plan(strategy, request, fabric)
+    restart = request.restart and strategy == request.strategy
+    finished = None if restart else find_finished(plan)
+    if finished is None:
         with _one_at_a_time(plan.training, fabric):
-            _train(plan, fabric)
-    return load_from(read_card(plan.directory), plan.directory)
+            _train(plan, fabric, restart=restart)
+    return finished or load_from(read_card(plan.directory), plan.directory)
 
 
-def _plan(name: str, request: Request, fabric: Fabric) -> Plan:
-    card, _ = registry.find(name)
+def _check_request(request: Request) -> None:
+    """Refuse what would be ignored: pools, encoders and settings that nothing asks for."""
+    names, data = [request.strategy], []
+    while names[-1] != "random":
+        stage = registry.find(names[-1])[0].strategy[-1]
+        names.append(stage.init)
+        data.append(stage.data)
+    for key in request.pools:
+        if key not in data:
+            raise UnknownNameError(f"data of {request.strategy} for --pool", key, _texts(data))
+    for key in request.inits:
+        if key not in names[1:-1]:
+            raise UnknownNameError(f"start of {request.strategy} for --init", key, names[1:-1])
+    for change in request.changes:
+        of, colon, _ = change.partition("=")[0].partition(":")
+        if colon and of not in names[:-1]:
+            raise UnknownNameError(f"stage of {request.strategy} for --set", of, names[:-1])
+
+
+def _texts(values: list[str | None]) -> list[str]:
+    return [value for value in values if value is not None]
+
+
+def _plan(strategy: str, request: Request, fabric: Fabric) -> Plan:
+    """Decide a stage; what it starts from is trained last, when nothing else can be wrong."""
+    card, _ = registry.find(strategy)
     stage = card.strategy[-1]
     if stage.method in ("none", "unknown") or stage.data is None or not card.verified:
-        raise RecipeError(f"'{name}' is no strategy that can be trained: {card.chain}")
+        raise RecipeError(f"'{strategy}' is no strategy that can be trained: {card.chain}")
     tier = find_tier(request.tier)
-    at_tier = {"name": name_at(name, request.tier), "arch": tier.arch, "input": tier.contract}
+    at_tier = {"name": name_at(strategy, request.tier), "arch": tier.arch, "input": tier.contract}
     card = card.model_copy(update={**at_tier, "tier": request.tier})
     recipe = find_recipe(stage.method, request.tier)
     start: Start = "scratch" if stage.init == "random" else "continued"
-    settings = with_changes(recipe.settings(stage.data, start), request.changes)
-    parent = None if stage.init == "random" else _parent(stage.init, request, fabric)
-    if parent is not None and parent.card.arch != card.arch:
-        raise WeightsError(
-            f"'{card.name}' is {card.arch}, but '{parent.card.name}' is {parent.card.arch}"
-        )
+    changes = request.changes_of(strategy)
+    settings = with_changes(recipe.settings(stage.data, start), changes)
+    made = _check_settings(recipe.method, settings, fabric.world_size, card)
     wanted = request.pools.get(stage.data, tier.pools.get(stage.data, stage.data))
     pool = training_pool(wanted, request.data_root)
-    pool = labelled(pool) if find_method(stage.method).needs_labels else pool
+    pool = labelled(pool) if made.needs_labels else pool
     with fabric.rank_zero_first():
         pool = large_enough(pool, settings, request.workers)
         colour = stage.data.startswith("imagenet")
         pixels = decoded(pool, settings, colour=colour, workers=request.workers)
-    return Plan(name, card, recipe, start, settings, parent, pool, pixels, request)
+    parent = None if start == "scratch" else _parent(stage.init, request, fabric)
+    if parent is not None and parent.card.arch != card.arch:
+        raise WeightsError(
+            f"'{card.name}' is {card.arch}, but '{parent.card.name}' is {parent.card.arch}"
+        )
+    return Plan(strategy, card, recipe, start, settings, changes, parent, pool, pixels, request)
+
+
+def _check_settings(method: str, settings: Settings, processes: int, card: Card) -> type[Method]:
+    """The method; raises RecipeError for settings that would fail only once it is trained."""
+    made = find_method(method)
+    try:
+        own = made.Settings.model_validate(settings.method)
+    except ValidationError as error:
+        raise RecipeError(plain_lines(error, f"{card.name}: method")) from None
+    if settings.views.local is not None and not made.multi_crop:
+        raise RecipeError(f"{made.name} takes no local views (views.local)")
+    if getattr(own, "frozen_steps", 0) >= settings.steps:
+        raise RecipeError(
+            f"method.frozen_steps: {own.model_dump()['frozen_steps']:,} leave nothing of a "
+            f"training of {settings.steps:,} steps"
+        )
+    if settings.batch_size % processes:
+        raise RecipeError(
+            f"batch_size: {settings.batch_size} images cannot be divided among {processes} "
+            "processes"
+        )
+    freeze_stages(create_backbone(card.arch, card.input.channels, 0), settings.frozen_stages)
+    return made
 
 
 def _parent(init: str, request: Request, fabric: Fabric) -> Encoder:
@@ -108,16 +189,16 @@ def _parent(init: str, request: Request, fabric: Fabric) -> Encoder:
         return load_from(card, directory)
     stand_in = find_tier(request.tier).stand_ins.get(init)
     if stand_in is None:
-        return pretrain(init, request, fabric)
+        return _encoder_of(init, request, fabric)
     try:
         return load(stand_in)
     except HubError as error:
         raise HubError(f"{error}; or name another to start from with --init {init}=DIR") from None
 
 
-def _train(plan: Plan, fabric: Fabric) -> None:
+def _train(plan: Plan, fabric: Fabric, *, restart: bool) -> None:
     settings, request = plan.settings, plan.request
-    if request.restart and fabric.is_global_zero:
+    if restart and fabric.is_global_zero:
         shutil.rmtree(plan.training, ignore_errors=True)
     fabric.barrier()
     method = _method(plan)
@@ -125,8 +206,7 @@ def _train(plan: Plan, fabric: Fabric) -> None:
     if request.watch is not None:
         with fabric.rank_zero_first():
             watch = Watch(request.watch, request.data_root, plan.card)
-    labels = plan.pool.labels if method.needs_labels else None
-    run = Run(plan.key, plan.pixels.data, settings, plan.card.input, labels, watch)
+    run = Run(plan.key, plan.pixels.data, settings, plan.card.input, plan.labels, watch)
     outcome = train(run, method, plan.training, fabric)
     if plan.parent is not None and settings.average_with_start:
         _average(method.backbone, plan.parent.backbone, settings.average_with_start)
@@ -144,7 +224,7 @@ def _one_at_a_time(training: Path, fabric: Fabric) -> Iterator[None]:
         return
     with storage_errors(training, "the training"):
         training.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(training.with_suffix(".lock"), timeout=0)
+    lock = FileLock(training.with_name(f"{training.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -159,22 +239,15 @@ def _method(plan: Plan) -> Method:
     """The method around a backbone with the parent's weights, or random ones; heads are drawn
     from the seed."""
     card, settings = plan.card, plan.settings
-    made = find_method(plan.recipe.method)
-    try:
-        own = made.Settings.model_validate(settings.method)
-    except ValidationError as error:
-        raise RecipeError(plain_lines(error, f"{card.name}: method")) from None
-    if settings.views.local is not None and not made.multi_crop:
-        raise RecipeError(f"{made.name} takes no local views (views.local)")
     num_classes = len(plan.pool.label_names) or None
     backbone = create_backbone(card.arch, card.input.channels, plan.request.seed)
     if plan.parent is not None:
         backbone.load_state_dict(plan.parent.backbone.state_dict(), strict=True)
-    if settings.frozen_stages:
-        freeze_stages(backbone, settings.frozen_stages)
+    freeze_stages(backbone, settings.frozen_stages)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(plan.request.seed)
-        return made(backbone, own, steps=settings.steps, num_classes=num_classes)
+        made = find_method(plan.recipe.method)
+        return made(backbone, plan.method_settings, steps=settings.steps, num_classes=num_classes)
 
 
 def _average(backbone: nn.Module, start: nn.Module, share: float) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from cxrzoo.errors import storage_errors
+from cxrzoo.errors import StorageError, storage_errors
 from cxrzoo.files import write_atomically
 from cxrzoo.zoo.weights import check_header
 
@@ -46,7 +46,11 @@ def write_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def read_last_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The state of the last whole checkpoint; None where there is none."""
+    """The state of the last whole checkpoint; None where there is none.
+
+    Raises:
+        StorageError: a checkpoint cannot be read at all.
+    """
     for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
         try:
             content = path.read_bytes()
@@ -55,7 +59,11 @@ def read_last_checkpoint(directory: Path) -> dict[str, Any] | None:
             skeleton = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_STATE])
             state: dict[str, Any] = _put_tensors(skeleton, "", parse(content))
             return state
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except OSError as error:
+            raise StorageError(
+                f"{path}: the checkpoint cannot be read ({error.strerror})"
+            ) from None
+        except (ValueError, KeyError, SafetensorError):
             continue  # cut short by a crash of the machine: the one before is whole
     return None
 

@@ -21,7 +21,8 @@ _SMOOTHED_STEPS = 50
 
 
 def draw_log(log: Path, figure: Path, *, title: str) -> bool:
-    """Loss and diagnostics over the steps as a PNG; False where matplotlib is not installed.
+    """Loss and diagnostics over the steps as a PNG; False where matplotlib is not installed or the
+    log is empty.
 
     Raises:
         StorageError: the picture cannot be written.
@@ -33,6 +34,8 @@ def draw_log(log: Path, figure: Path, *, title: str) -> bool:
         return False
     columns = _columns(log)
     shown = [(key, label) for key, label in _PANELS if len(columns[key][0])]
+    if not shown:
+        return False
     drawing = Figure(figsize=(7, 1.9 * len(shown)), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = np.atleast_1d(drawing.subplots(len(shown), 1, sharex=True))

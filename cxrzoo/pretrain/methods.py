@@ -171,9 +171,10 @@ class MoCo(Method):
     "accuracy" is the share of queries closer to their key than to the whole queue.
 
     Keys are gathered before they enter the queue, so that every process holds the same one. The
-    authors shuffle keys over the processes to give queries and keys different BatchNorm batches;
-    here nothing is shuffled, for with synchronised BatchNorm, or one process, statistics are
-    those of the whole batch in any order.
+    authors take BatchNorm's statistics on each device and shuffle keys over the devices, so that a
+    query cannot tell its key by the statistics they share. Here statistics are those of the global
+    batch and nothing is shuffled: a query and its key share them, as on one device, while keys in
+    the queue have those of earlier batches. ``batchnorm: frozen`` leaves nothing to tell.
     """
 
     name = "moco"

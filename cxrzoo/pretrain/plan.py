@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from cxrzoo import arrays, images, resources
 from cxrzoo.data.pool import Pool, sizes
 from cxrzoo.errors import PretrainError, RecipeError
 from cxrzoo.files import safe_name, sha256_of_json
+from cxrzoo.pretrain.methods import find_method
 from cxrzoo.pretrain.recipe import Recipe, Settings, Start
+from cxrzoo.pretrain.train import VERSION
 from cxrzoo.zoo.card import Card
 from cxrzoo.zoo.encoder import Encoder
 
@@ -21,18 +25,21 @@ class Request:
     """What is to be trained, and with what.
 
     Attributes:
+        strategy: its name in the zoo.
         tier: the scale.
         data_root: folder that holds the data.
         output: folder of the card directories that are made.
         pools: pools by what strategies call their data, where not those of the tier.
         inits: encoders to start from, by strategy, where not those of the zoo or trained here.
-        changes: ``key=value`` for settings of every stage, other than the recipe's.
+        changes: ``key=value`` for settings other than the recipe's: of the strategy that is asked
+            for, or with ``STRATEGY:`` before them of one it starts from.
         seed: of weights and batches.
         watch: benchmark whose k-NN score is followed; None for none.
-        restart: throw away the checkpoints that are there.
+        restart: throw away the checkpoints of the strategy that is asked for.
         workers: decoding threads.
     """
 
+    strategy: str
     tier: str
     data_root: Path | None
     output: Path
@@ -44,12 +51,24 @@ class Request:
     restart: bool = False
     workers: int | None = None
 
+    def changes_of(self, strategy: str) -> tuple[str, ...]:
+        """The changes that are meant for a stage."""
+        own = []
+        for change in self.changes:
+            of, colon, _ = change.partition("=")[0].partition(":")
+            if not colon and strategy == self.strategy:
+                own.append(change)
+            elif colon and of == strategy:
+                own.append(change[len(of) + 1 :])
+        return tuple(own)
+
 
 @dataclass(frozen=True)
 class Plan:
     """One stage, decided: what is trained on what, from what, and how.
 
-    ``strategy`` is its name in the zoo, ``card`` the card that its encoder will have at the tier.
+    ``strategy`` is its name in the zoo, ``card`` the card that its encoder will have at the tier,
+    ``changes`` are the user's to its recipe.
     """
 
     strategy: str
@@ -57,6 +76,7 @@ class Plan:
     recipe: Recipe
     start: Start
     settings: Settings
+    changes: tuple[str, ...]
     parent: Encoder | None
     pool: Pool
     pixels: arrays.DiskArray
@@ -65,17 +85,30 @@ class Plan:
     @property
     def key(self) -> str:
         """sha256 of everything that can change the weights."""
+        whole = self.settings.model_copy(update={"method": self.method_settings.model_dump()})
         return sha256_of_json(
             [
+                VERSION,
                 self.recipe.method,
                 self.card.arch,
                 self.card.input.model_dump(mode="json"),
-                self.settings.model_dump(mode="json"),
+                whole.model_dump(mode="json"),
                 None if self.parent is None else self.parent.weights_sha256,
                 self.pixels.sha256,
+                None if self.labels is None else hashlib.sha256(self.labels.tobytes()).hexdigest(),
                 self.request.seed,
             ]
         )
+
+    @property
+    def method_settings(self) -> Any:
+        """The method's own settings, its defaults included."""
+        return find_method(self.recipe.method).Settings.model_validate(self.settings.method)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The pool's labels, where the method needs them."""
+        return self.pool.labels if find_method(self.recipe.method).needs_labels else None
 
     @property
     def directory(self) -> Path:

@@ -14,27 +14,31 @@ from tabulate import tabulate
 from torch import nn
 
 from cxrzoo.data.rows import hash_lines
+from cxrzoo.errors import CxrzooError
 from cxrzoo.files import write_atomically
 from cxrzoo.pretrain.methods import find_method
 from cxrzoo.pretrain.plan import Plan
 from cxrzoo.pretrain.train import LOG, Outcome
 from cxrzoo.zoo import registry
-from cxrzoo.zoo.card import CARD_FILE, card_text, parse_card, split_front_matter
+from cxrzoo.zoo.card import CARD_FILE, Card, card_text, parse_card, read_card, split_front_matter
 from cxrzoo.zoo.convert import compact_state, write_config
 from cxrzoo.zoo.encoder import Encoder, config_of, load_from
 from cxrzoo.zoo.hub import WEIGHTS_FILE
 from cxrzoo.zoo.weights import create_backbone, load_strictly, read_safetensors
 
 RUN_FILE = "run.json"
+_GONE = object()
 
 
-def is_finished(plan: Plan) -> bool:
-    """Whether the very encoder of the plan is there."""
+def find_finished(plan: Plan) -> Encoder | None:
+    """The very encoder of the plan, if it is there, whole."""
     try:
         written = json.loads((plan.training / RUN_FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(written, dict) and written.get("key") == plan.key
+        encoder = load_from(read_card(plan.directory), plan.directory)
+        is_it = (written["key"], written["weights_sha256"]) == (plan.key, encoder.weights_sha256)
+    except (OSError, ValueError, KeyError, TypeError, CxrzooError):
+        return None
+    return encoder if is_it else None
 
 
 def write_encoder(plan: Plan, backbone: nn.Module, outcome: Outcome, fabric: Fabric) -> None:
@@ -45,6 +49,7 @@ def write_encoder(plan: Plan, backbone: nn.Module, outcome: Outcome, fabric: Fab
     content = serialise(compact_state(backbone.cpu().float()))
     sha256 = hashlib.sha256(content).hexdigest()
     front["weights"] = {"file": WEIGHTS_FILE, "sha256": sha256}
+    facts["weights_sha256"] = sha256
     made = parse_card(front, str(directory / CARD_FILE))
     stored = create_backbone(card.arch, card.input.channels)
     # rounded as they are stored, so that the golden output is that of the file
@@ -65,7 +70,7 @@ def _facts(plan: Plan, outcome: Outcome, fabric: Fabric) -> dict[str, Any]:
         "key": plan.key,
         "recipe": f"{recipe.method}-{recipe.tier}, {plan.start}",
         "recipe_title": recipe.title,
-        "changes": list(plan.request.changes),
+        "changes": list(plan.changes),
         "settings": settings.model_dump(mode="json"),
         "sources": recipe.sources_of(plan.card.strategy[-1].data or "", plan.start),
         "pool": pool.name,
@@ -104,21 +109,23 @@ def _front_matter(plan: Plan, facts: dict[str, Any]) -> tuple[dict[str, Any], st
     _, directory = registry.find(plan.strategy)
     front, _ = split_front_matter((directory / CARD_FILE).read_text(encoding="utf-8"))
     front |= plan.card.model_dump(mode="json", include={"name", "arch", "tier", "input"})
-    front["strategy"][-1] |= {
+    own = front["strategy"][-1] | {
         "pool": facts["pool"],
         "num_images": facts["images"],
         "resolution_px": facts["settings"]["views"]["size_px"],
         "epochs": facts["epochs"],
-        "source": facts["recipe_title"],
     }
+    front["strategy"] = [own]
     if plan.parent is not None:
-        earlier = plan.parent.card.model_dump(mode="json")["strategy"]
-        front["strategy"][: len(earlier)] = earlier
+        parent = plan.parent.card.model_dump(mode="json")
+        front["strategy"] = [*parent["strategy"], own | {"init": parent["name"]}]
+        # what is made of weights is under their terms
+        front |= {key: parent[key] for key in ("license", "license_name", "license_link")}
     front["pretraining_data"] = facts["seen"]
     front["data_of_all_stages"] = facts["seen"] is not None
     front["provenance"] = _provenance(facts)
     front.pop("model-index", None)
-    return front, _body(plan, facts)
+    return front, _body(parse_card(front, plan.strategy), facts)
 
 
 def _provenance(facts: dict[str, Any]) -> str:
@@ -135,8 +142,8 @@ def _provenance(facts: dict[str, Any]) -> str:
     )
 
 
-def _body(plan: Plan, facts: dict[str, Any]) -> str:
-    card, settings = plan.card, facts["settings"]
+def _body(card: Card, facts: dict[str, Any]) -> str:
+    settings = facts["settings"]
     diagnostics = "; ".join(f"{k} {v:.3g}" for k, v in facts["diagnostics"].items())
     watched = f" (k-NN on training images of {facts['watched']})" if facts["watched"] else ""
     rows = _setting_rows(settings, facts["sources"], facts["changes"])
@@ -147,8 +154,9 @@ def _body(plan: Plan, facts: dict[str, Any]) -> str:
         "",
         f"- Recipe: {facts['recipe']} ({facts['recipe_title']}).",
         f"- Data: {facts['images']:,} images of `{facts['pool']}`; {facts['epochs']:g} epochs at "
-        f"{settings['views']['size_px']} px. What they share with a benchmark is in "
-        "`benchmarks/overlap.yaml`; where it is not known, exposure is unknown.",
+        f"{settings['views']['size_px']} px. A folder is known by its name alone. What it shares "
+        "with a benchmark is in `benchmarks/overlap.yaml`; where it is not known, exposure is "
+        "unknown.",
         f"- End of training: loss {facts['final_loss']:.4g}; {diagnostics}{watched}.",
         f"- Every step is in `{LOG}` of the training's folder, which is not part of the encoder.",
         "- Not a medical device. It says nothing about a patient.",
@@ -170,7 +178,9 @@ def _setting_rows(
     for path in sorted({*sources, *changed}):
         value: Any = settings
         for key in path.split("."):
-            value = value[key] if isinstance(value, dict) else None
+            value = value.get(key, _GONE) if isinstance(value, dict) else _GONE
+        if value is _GONE:  # of local views, where they were switched off
+            continue
         source = "changed for this training" if path in changed else sources[path]
         rows.append((path, json.dumps(value), source))
     return rows

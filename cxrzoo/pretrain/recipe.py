@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, model_validator
 
 from cxrzoo import resources
 from cxrzoo.errors import RecipeError, UnknownNameError
@@ -92,6 +92,13 @@ class Optimiser(Strict):
         description="learning rate of a layer of the backbone relative to the one after it",
     )
 
+    @model_validator(mode="after")
+    def _lars_decays(self) -> Optimiser:
+        if self.name == "lars" and not self.weight_decay:
+            # lightly's LARS leaves weights without decay unscaled, at rates of several units
+            raise ValueError("weight_decay: lars needs some, however little")
+        return self
+
 
 class Settings(Strict):
     """Everything that can change the weights a stage ends with."""
@@ -120,6 +127,16 @@ class Settings(Strict):
         """Optimiser steps."""
         return max(1, round(self.images_seen / self.batch_size))
 
+    @model_validator(mode="after")
+    def _longer_than_its_start(self) -> Settings:
+        warmup = self.optimiser.warmup_steps
+        if warmup >= self.steps:
+            raise ValueError(
+                f"optimiser.warmup_steps: {warmup:,} leave nothing of a training of "
+                f"{self.steps:,} steps"
+            )
+        return self
+
 
 class Recipe(Strict):
     """How a method is trained at a tier.
@@ -128,6 +145,7 @@ class Recipe(Strict):
         imagenet: from random weights, on photographs.
         cxr: from random weights, on chest X-rays.
         continued: trained weights trained further, on chest X-rays.
+        note: how far it has been tried.
         sources: where each stated value is from, by its path (``imagenet.batch_size``): a paper,
             a repository, or ``ours``.
     """
@@ -135,6 +153,7 @@ class Recipe(Strict):
     method: str
     tier: str
     title: str
+    note: str = ""
     imagenet: Settings
     cxr: Settings
     continued: Settings

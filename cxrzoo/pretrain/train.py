@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import signal
 import time
@@ -25,7 +26,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cxrzoo.errors import PretrainError, RecipeError, storage_errors
+from cxrzoo.errors import PretrainError, storage_errors
+from cxrzoo.files import write_atomically
 from cxrzoo.pretrain import collapse
 from cxrzoo.pretrain.checkpoint import read_last_checkpoint, write_checkpoint
 from cxrzoo.pretrain.distributed import synchronise_batchnorm
@@ -36,6 +38,8 @@ from cxrzoo.pretrain.views import augment, local_settings
 from cxrzoo.pretrain.watch import Watch
 from cxrzoo.zoo.card import InputContract
 
+VERSION = 1
+"""Raised when the same settings lead to other weights: of views, methods and this loop."""
 CHECKPOINT_SECONDS = 180.0
 DIAGNOSE_EVERY = 50
 _WATCHES = 10
@@ -81,22 +85,17 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
     """Train ``method`` on ``run`` and leave its weights as they are at the last step.
 
     Goes on from the last checkpoint in ``directory``, writes one every few minutes and when it is
-    told to stop, and a row of ``log.csv`` for every step. Several processes share a batch and see
-    what one would see: the global batch decides the views, the losses and BatchNorm's statistics.
+    told to stop, and a row of ``log.csv`` for every step. Several processes, which must divide the
+    batch evenly, see what one would see: the global batch decides views, losses and BatchNorm's
+    statistics.
 
     Raises:
-        RecipeError: the batch cannot be divided among the processes.
         PretrainError: a loss is no number, or the features have collapsed; the last good
             checkpoint stays.
         Stopped: SIGINT or SIGTERM came.
         StorageError: a checkpoint could not be written; those before it stay.
     """
     settings = run.settings
-    if settings.batch_size % fabric.world_size:
-        raise RecipeError(
-            f"batch_size: {settings.batch_size} images cannot be divided among "
-            f"{fabric.world_size} processes"
-        )
     if fabric.world_size > 1:
         synchronise_batchnorm(method, fabric.device)
     prepared, optimiser = fabric.setup(method, _optimiser(method, settings))
@@ -106,8 +105,9 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
     if state is not None:
         if state["key"] != run.key:
             raise PretrainError(
-                f"{directory} holds a checkpoint of another training: move it away, or throw it "
-                "away with --restart"
+                f"{directory} holds a checkpoint of another training of this encoder, with other "
+                "settings or images: move it away, throw it away with --restart where it is no "
+                "longer wanted, or start from its encoder with --init"
             )
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
@@ -136,6 +136,7 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
                     write_checkpoint(directory, step + 1, loop.state(step + 1, passed))
                 saved = time.monotonic()
             if stop and not last:
+                fabric.barrier()  # torchrun ends all processes once one of them has
                 raise Stopped(f"stopped at step {step + 1:,}; run the same command to go on")
     bar.close()
     seconds = time.monotonic() - started
@@ -180,8 +181,9 @@ class _Loop:
         loss, accuracy, stops = self._mean_of(result["loss"], result["accuracy"], stop)
         if not math.isfinite(loss):
             raise PretrainError(
-                f"the loss of step {step + 1:,} is {loss}: a lower learning rate may help; the "
-                "last checkpoint is from before it"
+                f"the loss of step {step + 1:,} is {loss}: checkpoints are from before it. Start "
+                "again with a lower learning rate (--set optimiser.learning_rate=..., --restart), "
+                "or look at the images of this step"
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(result["loss"])
@@ -206,7 +208,7 @@ class _Loop:
             max_steps=settings.steps,
             start_value=settings.optimiser.learning_rate,
             end_value=0.0,
-            warmup_steps=min(settings.optimiser.warmup_steps, settings.steps - 1),
+            warmup_steps=settings.optimiser.warmup_steps,
             warmup_start_value=0.0,
         )
         for group in self.optimiser.param_groups:
@@ -229,12 +231,13 @@ class _Loop:
             "losses": self._losses,
             "knn": self._knn,
             "collapsed_diagnoses": self._bad,
+            "diagnostics": self.diagnostics,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """What is watched goes on as well, so that it says the same at the end."""
         self._losses, self._knn = state["losses"], state["knn"]
-        self._bad = state["collapsed_diagnoses"]
+        self._bad, self.diagnostics = state["collapsed_diagnoses"], state["diagnostics"]
 
     def mean_loss(self) -> float:
         """Mean of the last hundred steps."""
@@ -334,16 +337,17 @@ class _Log:
 
     def __init__(self, path: Path, first: int) -> None:
         self._path = path
-        kept = []
+        content = io.StringIO(newline="")
+        writer = csv.DictWriter(content, self._COLUMNS, extrasaction="ignore")
+        writer.writeheader()
         if first and path.exists():
             with path.open(newline="") as file:
-                kept = [r for r in csv.DictReader(file) if int(r["step"]) <= first]
+                # a row may be cut short by a crash of the machine
+                whole = [r for r in csv.DictReader(file) if (r["step"] or "").isdecimal()]
+            writer.writerows(r for r in whole if int(r["step"]) <= first)
         with storage_errors(path, "the log"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._COLUMNS)
-                writer.writeheader()
-                writer.writerows(kept)
+            write_atomically(path, content.getvalue().encode())
 
     def write(self, step: int, row: dict[str, float]) -> None:
         values = {key: f"{value:.6g}" for key, value in row.items()}
@@ -356,9 +360,11 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     groups = method.decay_groups(chosen.weight_decay)
     groups = scaled_groups(groups, method.backbone, chosen.layer_decay)
     if chosen.name == "adamw":
-        return torch.optim.AdamW(groups, lr=chosen.learning_rate)
+        return torch.optim.AdamW(groups, lr=chosen.learning_rate, fused=True)
     if chosen.name == "sgd":
-        return torch.optim.SGD(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
+        return torch.optim.SGD(
+            groups, lr=chosen.learning_rate, momentum=chosen.momentum, fused=True
+        )
     from lightly.utils.lars import LARS
 
     made: torch.optim.Optimizer = LARS(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
@@ -381,11 +387,14 @@ def _seed(key: str, purpose: str, number: int) -> int:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGINT or SIGTERM came; a second one ends at once."""
+    """A list that is no longer empty once SIGINT or SIGTERM came; a second SIGINT ends at once.
+
+    A second SIGTERM does not: torchrun and job schedulers send more than one.
+    """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if came:
+        if number == signal.SIGINT and number in came:
             raise KeyboardInterrupt
         came.append(number)
 

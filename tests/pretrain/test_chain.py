@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from cxrzoo.zoo.card import read_card
 from cxrzoo.zoo.publish import prepare
 
 CHAIN = "moco-imagenet-then-cxr"
+SMALL = ("images_seen=16", "min_px=0", "batch_size=8", "views.size_px=32", "store_px=40",
+         "optimiser.warmup_steps=0")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,9 @@ def settings_of(*changes: str) -> list[str]:
 
 
 def pretrain(root: Path, output: Path, name: str = CHAIN, status: int = 0, *more: str) -> str:
-    small = settings_of("min_px=0", "batch_size=8", "views.size_px=32", "store_px=40")
-    words = ["pretrain", name, "--data-root", root, "-o", output, "--images-seen", 16,
+    stages = ["", "moco-imagenet:"] if name == CHAIN else [""]
+    small = settings_of(*(stage + change for stage in stages for change in SMALL))
+    words = ["pretrain", name, "--data-root", root, "-o", output,
              "--device", "cpu", "--watch", "none", *small, *more]  # fmt: skip
     result = CliRunner().invoke(main, [str(w) for w in words])
     assert result.exit_code == status, result.output
@@ -65,6 +69,8 @@ def test_a_chain_trains_each_stage_once_into_a_card_that_can_be_published(root, 
     assert encoder.weights_sha256 != parent.weights_sha256
     assert encoder.exposure("nih14").state == "unknown"
     assert encoder.exposure("chexpert").state == "clean"
+    assert encoder.card.chain == "moco on imagenet (natural-pool) -> moco on cxr (cxr-pool)"
+    assert encoder.card.chain in (directory / "README.md").read_text()
     assert prepare(directory).tag == "v1"
     facts = json.loads((tmp_path / "training" / CHAIN / "run.json").read_text())
     assert (facts["images"], facts["images_seen"]) == (24, 16)
@@ -84,7 +90,7 @@ def test_what_is_finished_is_not_trained_again_and_another_setting_is(root, tmp_
     pretrain(root, tmp_path, "moco-imagenet")
     assert trained == []
     said = pretrain(root, tmp_path, "moco-imagenet", 1, "--seed", "1")
-    assert "holds a checkpoint of another training: move it away" in said
+    assert "holds a checkpoint of another training of this encoder" in said
 
 
 def test_supervised_imagenet_goes_on_from_the_packaged_weights(root, tmp_path):
@@ -138,10 +144,10 @@ SMALL_HEADS = {
     "moco": ["hidden_dim=16", "output_dim=16", "queue_size=32"],
     "simclr": ["hidden_dim=16", "output_dim=16"],
     "byol": ["hidden_dim=16", "output_dim=16"],
-    "swav": ["hidden_dim=16", "output_dim=16", "prototypes=8"],
+    "swav": ["hidden_dim=16", "output_dim=16", "prototypes=8", "frozen_steps=0"],
     "barlow": ["hidden_dim=16", "output_dim=16"],
     "vicreg": ["hidden_dim=16", "output_dim=16"],
-    "dino": ["hidden_dim=16", "bottleneck_dim=16", "output_dim=16"],
+    "dino": ["hidden_dim=16", "bottleneck_dim=16", "output_dim=16", "frozen_steps=0"],
     "supervised": [],
 }
 
@@ -186,19 +192,34 @@ def test_a_second_stage_goes_on_from_its_middle(root, tmp_path, monkeypatch):
 
 def test_restart_throws_the_checkpoint_of_another_training_away(root, tmp_path):
     pretrain(root, tmp_path, "moco-cxr")
-    assert "or throw it away with --restart" in pretrain(
-        root, tmp_path, "moco-cxr", 1, "--seed", "1"
-    )
+    said = pretrain(root, tmp_path, "moco-cxr", 1, "--seed", "1")
+    assert "throw it away with --restart" in said
     pretrain(root, tmp_path, "moco-cxr", 0, "--seed", "1", "--restart")
     facts = json.loads((tmp_path / "training" / "moco-cxr" / "run.json").read_text())
     assert facts["seed"] == 1
 
 
-def test_an_encoder_to_start_from_may_be_given(root, tmp_path):
-    pretrain(root, tmp_path / "own", "moco-cxr")
-    name, given = "supervised-imagenet-then-moco-cxr", tmp_path / "own" / "moco-cxr"
-    pretrain(root, tmp_path, name, 0, "--init", f"supervised-imagenet={given}")
-    assert cxrzoo.load(str(given)).weights_sha256 in read_card(tmp_path / name).provenance
+def test_an_encoder_to_start_from_may_be_given_and_the_card_tells_its_whole_story(root, tmp_path):
+    pretrain(root, tmp_path / "own")
+    given = tmp_path / "own" / CHAIN
+    readme = given / "README.md"
+    readme.write_text(readme.read_text().replace("license: apache-2.0", "license: cc-by-nc-4.0"))
+    name = "supervised-imagenet-then-barlow-cxr"
+    narrow = settings_of("method.hidden_dim=16", "method.output_dim=16")
+    pretrain(root, tmp_path, name, 0, "--init", f"supervised-imagenet={given}", *narrow)
+    card = read_card(tmp_path / name)
+    assert cxrzoo.load(str(given)).weights_sha256 in card.provenance
+    assert [stage.method for stage in card.strategy] == ["moco", "moco", "barlow"]
+    assert card.strategy[-1].init == CHAIN
+    assert card.license == "cc-by-nc-4.0"
+
+
+def test_an_encoder_that_was_removed_is_made_again(root, tmp_path):
+    pretrain(root, tmp_path, "moco-cxr")
+    first = cxrzoo.load(str(tmp_path / "moco-cxr")).weights_sha256
+    shutil.rmtree(tmp_path / "moco-cxr")
+    pretrain(root, tmp_path, "moco-cxr")
+    assert cxrzoo.load(str(tmp_path / "moco-cxr")).weights_sha256 == first
 
 
 def test_a_benchmark_watches_a_training_without_moving_it(root, tmp_path):
@@ -236,8 +257,16 @@ def test_small_images_are_left_out_where_the_recipe_says_so(root, tmp_path):
         ("moco-cxr", ("--set", "frozen_stages=20"), "would leave none to train"),
         ("moco-cxr", ("--tier", "resnet51"), "did you mean resnet50"),
         ("moco-cxr", ("--watch", "phantm"), "did you mean phantom"),
+        ("moco-cxr", ("--set", "optimiser.warmup_steps=2"), "2 leave nothing of a training of 2"),
+        ("swav-cxr", ("--set", "method.frozen_steps=2"), "2 leave nothing of a training of 2"),
+        ("moco-cxr", ("--pool", "crx=phantom"), "did you mean cxr"),
+        ("moco-cxr", ("--init", "nope=x"), "start of moco-cxr"),
+        (CHAIN, ("--set", "moco-imagnet:seed=1"), "did you mean moco-imagenet"),
+        (CHAIN, ("--pool", "cxr=nowhere"), "no folder of that name"),
+        ("moco-cxr", ("--device", "gpu"), "expected auto, cpu, cuda"),
+        ("moco-cxr", ("--device", "cpu:0"), "expected auto, cpu, cuda"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_together_is_said(root, tmp_path, name, more, message):
     assert message in pretrain(root, tmp_path, name, 1, *more)
-    assert not (tmp_path / name).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name != "training"]

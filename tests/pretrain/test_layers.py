@@ -1,0 +1,62 @@
+"""Depths of layers: which are frozen, and how fast the others learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cxrzoo.errors import RecipeError
+from cxrzoo.pretrain.layers import depths, freeze_stages, freeze_statistics, scaled_groups
+from cxrzoo.zoo.weights import create_backbone
+
+ARCHS = {"tf_efficientnet_lite0": 8, "resnet50": 5, "resnet10t": 5, "densenet121": 6}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_stages_run_from_the_stem_to_the_last_layer(arch):
+    backbone = create_backbone(arch, 3)
+    stages = depths(backbone)
+    assert set(stages) == {name for name, _ in backbone.named_parameters()}
+    assert set(stages.values()) == set(range(max(stages.values()) + 1))
+    first = next(name for name, _ in backbone.named_parameters())
+    assert stages[first] == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_frozen_stages_have_no_gradient_and_the_others_do(count):
+    backbone = create_backbone("tf_efficientnet_lite0", 3)
+    freeze_stages(backbone, count)
+    stages = depths(backbone)
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == (stages[name] >= count)
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(RecipeError, match="8 of the backbone's 8 stages would leave none"):
+        freeze_stages(create_backbone("tf_efficientnet_lite0", 3), 8)
+
+
+@pytest.mark.parametrize(("stages", "moving"), [(None, set()), (0, set(range(8)))])
+def test_statistics_of_all_or_no_stages_are_kept(stages, moving):
+    backbone = create_backbone("tf_efficientnet_lite0", 3).train()
+    freeze_statistics(backbone, stages)
+    before = {n: b.clone() for n, b in backbone.named_buffers() if "running_mean" in n}
+    backbone(torch.rand(2, 3, 64, 64))
+    stage_of = depths(backbone)
+    moved = {
+        stage_of[name.replace("running_mean", "weight")]
+        for name, buffer in backbone.named_buffers()
+        if name in before and not torch.equal(buffer, before[name])
+    }
+    assert moved == moving
+
+
+def test_layers_learn_the_slower_the_nearer_they_are_to_the_image():
+    backbone = create_backbone("resnet10t", 3)
+    head = torch.nn.Linear(512, 4)
+    parameters = [*backbone.parameters(), *head.parameters()]
+    groups = scaled_groups([{"params": parameters, "weight_decay": 0.1}], backbone, 0.5)
+    assert [group["scale"] for group in groups] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert sum(len(group["params"]) for group in groups) == len(parameters)
+    assert any(p is head.weight for p in groups[-1]["params"])
+    assert all(group["weight_decay"] == 0.1 for group in groups)
