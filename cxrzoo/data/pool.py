@@ -140,13 +140,18 @@ def sizes(pool: Pool, workers: int | None = None) -> np.ndarray:
         fill=arrays.in_threads(lambda index: _size(pool.images, index), (2,), "int32", workers),
         label=f"sizes of {pool.name}",
     )
+    refuse_unreadable(pool, built)
+    return np.array(built.data)
+
+
+def refuse_unreadable(pool: Pool, built: arrays.DiskArray) -> None:
+    """Raise DataError where something that was built of each image of the pool lacks some."""
     if built.notes:
         shown = "; ".join(list(built.notes.values())[:3])
         raise DataError(
             f"pool {pool.name}: {len(built.notes)} image(s) cannot be read ({shown}): "
             "mend them or take them out"
         )
-    return np.array(built.data)
 
 
 def _size(images: Images, index: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cxrzoo import arrays, images, resources
-from cxrzoo.data.pool import Pool, sizes
-from cxrzoo.errors import PretrainError, RecipeError
+from cxrzoo.data.pool import Pool, refuse_unreadable, sizes
+from cxrzoo.errors import RecipeError
 from cxrzoo.files import safe_name, sha256_of_json
 from cxrzoo.pretrain.methods import find_method
 from cxrzoo.pretrain.recipe import Recipe, Settings, Start
@@ -153,7 +153,7 @@ def decoded(
     """The pool decoded once, (N, S, S) grey or (N, S, S, 3) colour uint8.
 
     Raises:
-        PretrainError: images of it cannot be read; it names the first ones.
+        DataError: images of it cannot be read; it names the first ones.
     """
     size = settings.store_px
     row = (size, size, 3) if colour else (size, size)
@@ -171,10 +171,5 @@ def decoded(
         fill=arrays.in_threads(one, row, "uint8", workers),
         label=f"decode {pool.name} at {size} px",
     )
-    if built.notes:
-        shown = "; ".join(list(built.notes.values())[:3])
-        raise PretrainError(
-            f"pool {pool.name}: {len(built.notes)} images cannot be read ({shown}): a training "
-            "would see black squares in their place; take them out"
-        )
+    refuse_unreadable(pool, built)  # a training would see black squares in their place
     return built

@@ -136,7 +136,7 @@ def test_a_pool_that_cannot_be_read_is_named(root, tmp_path, broken):
         (tmp_path / "cxr-pool" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "cxr-pool" / "03.png").write_bytes(b"\x89PNG")
     said = pretrain(tmp_path, tmp_path / "out", "moco-cxr", 1)
-    assert "1 images cannot be read" in said
+    assert "1 image(s) cannot be read" in said
     assert "03.png" in said
 
 
