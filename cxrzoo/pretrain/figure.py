@@ -69,9 +69,9 @@ def _columns(log: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean of the steps so far, of the last fifty at most."""
+    """Mean of the fifty steps around each, or of as many as there are."""
     total = np.cumsum(np.insert(values, 0, 0.0))
-    stop = np.arange(1, len(values) + 1)
-    start = np.maximum(0, stop - _SMOOTHED_STEPS)
+    middle, half = np.arange(len(values)), _SMOOTHED_STEPS // 2
+    start, stop = np.maximum(0, middle - half), np.minimum(len(values), middle + half)
     smoothed: np.ndarray = (total[stop] - total[start]) / (stop - start)
     return smoothed

@@ -43,5 +43,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 
 def test_smoothing_is_a_running_mean():
     values = np.random.default_rng(0).random(120)
-    assert _smoothed(values)[99] == pytest.approx(values[50:100].mean())
-    assert _smoothed(values)[9] == pytest.approx(values[:10].mean())
+    assert _smoothed(values)[60] == pytest.approx(values[35:85].mean())
+    assert _smoothed(values)[9] == pytest.approx(values[:34].mean())
+    assert _smoothed(values)[119] == pytest.approx(values[94:].mean())
+    assert _smoothed(values[:1]) == values[:1]
