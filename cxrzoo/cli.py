@@ -17,6 +17,7 @@ from cxrzoo import __version__
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
+from cxrzoo.cli_report import compare_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
     JSON,
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 for _command in (
-    data_group, convert_command, fetch_command, publish_command, pretrain_command
+    data_group, convert_command, fetch_command, publish_command, pretrain_command, compare_command
 ):  # fmt: skip
     main.add_command(_command)
 

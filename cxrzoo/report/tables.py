@@ -18,9 +18,9 @@ from cxrzoo.evaluation.record import Record
 
 FORMATS = {"github": "github", "latex": "latex_booktabs", "html": "html", "csv": "", "json": ""}
 _ANCHORS = ("random-init", "supervised-imagenet")
-_HEX = 8
+SHORT_HASH = 8
 _Key = tuple[str, str, str, int | str, str, str]
-_MARKS = {"clean": "", "exposed": " †", "unknown": " ?"}
+MARKS = {"clean": "", "exposed": " †", "unknown": " ?"}
 """How a score is marked by what the encoder's pretraining has seen of the benchmark."""
 
 
@@ -76,7 +76,7 @@ def table(
     """
     if format_name not in FORMATS:
         raise UnknownNameError("table format", format_name, FORMATS)
-    kept = [r for r in records if not require_clean or _exposure(r) == "clean"]
+    kept = [r for r in records if not require_clean or exposure_of(r) == "clean"]
     entries, notes = summarise(kept), footnotes(kept)
     if len(kept) < len(records):
         notes.append(f"{len(records) - len(kept)} records left out: exposed, or unknown")
@@ -104,9 +104,9 @@ def summarise(records: Iterable[Record]) -> list[Entry]:
     for r in records:
         for test_set, result in r.result["tests"].items():
             names = (encoder[r.run_key], data[r.run_key], test_set)
-            key = (*names, r.spec.budget.size, _how(r), r.spec.control)
+            key = (*names, r.spec.budget.size, protocol_of(r), r.spec.control)
             grouped[key][r.spec.seed] = result["macro"]["auroc"]
-            exposure[key] = _exposure(r)
+            exposure[key] = exposure_of(r)
     entries = [
         Entry(*key, exposure[key], dict(sorted(scores.items()))) for key, scores in grouped.items()
     ]
@@ -117,7 +117,7 @@ def footnotes(records: Iterable[Record]) -> list[str]:
     """The caption: metric, protocol and seeds, and each benchmark's own warnings."""
     records = list(records)
     seeds = sorted({r.spec.seed for r in records})
-    protocols = ", ".join(sorted({_how(r) for r in records}))
+    protocols = ", ".join(sorted({protocol_of(r) for r in records}))
     over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     notes = [
         f"macro AUROC, {over}; {protocols}; a budget counts every label used, validation included"
@@ -134,7 +134,7 @@ def footnotes(records: Iterable[Record]) -> list[str]:
     return notes
 
 
-def _exposure(record: Record) -> str:
+def exposure_of(record: Record) -> str:
     state: str = record.declared["exposure"]["state"]
     return state
 
@@ -144,12 +144,11 @@ def _exposure_notes(records: list[Record]) -> list[str]:
     reasons: dict[tuple[str, str, str], None] = {}
     for r in records:
         exposure = r.declared["exposure"]
-        if _MARKS[exposure["state"]]:
+        if MARKS[exposure["state"]]:
             key = (exposure["state"], r.spec.encoder.name, exposure["reason"])
             reasons[key] = None
     return [
-        f"{_MARKS[state].strip()} {state}: {encoder}: {reason}"
-        for state, encoder, reason in reasons
+        f"{MARKS[state].strip()} {state}: {encoder}: {reason}" for state, encoder, reason in reasons
     ]
 
 
@@ -217,7 +216,7 @@ def _cell(entry: Entry, most_seeds: int) -> str:
     text = f"{entry.mean:.3f}"
     if entry.deviation is not None:
         text += f" ± {entry.deviation:.3f}"
-    text += _MARKS[entry.exposure]
+    text += MARKS[entry.exposure]
     missing = len(entry.scores) < most_seeds
     return text + (f" ({len(entry.scores)} of {most_seeds} seeds)" if missing else "")
 
@@ -252,7 +251,7 @@ def _labels(records: list[Record], parts: Any) -> dict[str, str]:
     labels = {}
     for record in records:
         name, digest = parts(record)
-        labels[record.run_key] = f"{name} #{digest[:_HEX]}" if len(hashes[name]) > 1 else name
+        labels[record.run_key] = f"{name} #{digest[:SHORT_HASH]}" if len(hashes[name]) > 1 else name
     return labels
 
 
@@ -265,7 +264,7 @@ def _pixel_versions(records: list[Record]) -> int:
     return max(map(len, versions.values()))
 
 
-def _how(record: Record) -> str:
+def protocol_of(record: Record) -> str:
     name, precision = record.spec.protocol["name"], record.spec.precision
     return f"{name}" if precision == "float32" else f"{name} ({precision})"
 

@@ -1,0 +1,208 @@
+"""From records to what statistics needs: logits by seed, labels and patients of the test rows.
+
+Predictions hold logits only. Labels and patients come from the benchmark at hand, and only when
+it has exactly the rows that the records were measured on. No torch; reading a benchmark's rows
+for the first time may load torchxrayvision. Letters as in `statistics`: S, N, L, R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cxrzoo.errors import CxrzooError, RecordError
+from cxrzoo.evaluation.record import (
+    BenchmarkSpec,
+    Record,
+    predictions_sha256,
+    read_predictions,
+)
+from cxrzoo.report.statistics import RESAMPLES, Resamples, Scores, bootstrap
+
+if TYPE_CHECKING:
+    from cxrzoo.data.table import Table
+
+# Records are scored on the stored float16 logits, so that scoring them again differs by the
+# rounding of sums only: 1e-15. An altered score shows, however small the change.
+_TOLERANCE = 1e-6
+
+
+class NotAtHandError(Exception):
+    """Why test patients cannot be resampled; not an error to the user, who gets a note."""
+
+
+class Answers(NamedTuple):
+    """``labels`` (N, L) of 0, 1 and NaN, and ``patients`` (N,) of a test set's images."""
+
+    labels: np.ndarray
+    patients: np.ndarray
+
+
+class Evidence:
+    """What lies behind scores: prediction files beside records, and benchmarks at hand.
+
+    Args:
+        directories: folders that hold records.
+        data_root: folder that holds one folder per benchmark; defaults to ``CXRZOO_DATA``.
+    """
+
+    def __init__(
+        self, directories: Iterable[Path | str], data_root: Path | str | None = None
+    ) -> None:
+        self._data_root = data_root
+        self._files: dict[str, Path] = {}  # names end in the beginning of the run key
+        for directory in map(Path, directories):
+            for path in sorted(directory.rglob("*.npz")):
+                self._files.setdefault(path.name, path)
+        self._opened: dict[str, Table | NotAtHandError] = {}
+
+    def answers(self, spec: BenchmarkSpec, test_set: str) -> Answers:
+        """The labels and patients of ``test_set``, in the order of the predictions.
+
+        Raises:
+            NotAtHandError: the benchmark cannot be opened here, or has other rows.
+        """
+        if spec.manifest_sha256 not in self._opened:
+            self._opened[spec.manifest_sha256] = _try_to_open(spec, self._data_root)
+        table = self._opened[spec.manifest_sha256]
+        if isinstance(table, NotAtHandError):
+            raise table
+        rows = table.rows(test_set)
+        return Answers(table.labels[rows].astype(float), table.patients[rows])
+
+    def logits(self, record: Record, test_set: str) -> np.ndarray:
+        """(N, L) predictions of one record.
+
+        Raises:
+            NotAtHandError: there is no file of predictions.
+            RecordError: it is broken, or not the one that the record was made with.
+        """
+        path = self.path(record)
+        if path is None:
+            raise NotAtHandError(f"no predictions beside the record: {record.file_name} has no npz")
+        predictions = read_predictions(path)
+        if predictions_sha256(predictions) != record.result.get("predictions_sha256"):
+            raise RecordError(
+                f"{path}: not the predictions that its record was made with; restore the file, "
+                "or delete the record and evaluate again"
+            )
+        shape = (
+            record.result["tests"][test_set]["n_images"],
+            len(record.spec.benchmark.labels),
+        )
+        values = predictions.get(test_set, np.empty(0)).astype(float)
+        if values.shape != shape or not np.isfinite(values).all():
+            raise RecordError(f"{path}: {test_set} must hold {shape} finite numbers; it is altered")
+        return values
+
+    def path(self, record: Record) -> Path | None:
+        """The file of predictions of ``record``, if there is one."""
+        return self._files.get(Path(record.file_name).with_suffix(".npz").name)
+
+
+def score(
+    cells: Sequence[Sequence[Record]],
+    test_set: str,
+    evidence: Evidence,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[list[Scores], str]:
+    """Encoders scored on the same resamples of one test set, or all from their records alone.
+
+    Args:
+        cells: by encoder, the records of its seeds, all of the same benchmark and test rows.
+        test_set: ``test`` or an external set; each record has a score on it.
+        evidence: where predictions, labels and patients are.
+        resamples: how many draws of the test patients.
+        seed: of the draws.
+
+    Returns:
+        One ``Scores`` per encoder, and why patients could not be resampled, else empty.
+
+    Raises:
+        RecordError: predictions are broken or altered, or do not give the record's score.
+    """
+    try:
+        answers = evidence.answers(cells[0][0].spec.benchmark, test_set)
+        logits = [
+            np.stack([evidence.logits(record, test_set) for record in cell]) for cell in cells
+        ]
+    except NotAtHandError as reason:
+        return [_from_records(cell, test_set) for cell in cells], str(reason)
+    for values, cell in zip(logits, cells, strict=True):
+        if values.shape[1:] != answers.labels.shape:
+            _refuse(cell[0], evidence, f"{values.shape[1:]} for {answers.labels.shape} labels")
+    draws = Resamples(answers.patients, resamples, seed)
+    scores = [
+        bootstrap(values, answers.labels, draws, _seeds(cell))
+        for values, cell in zip(logits, cells, strict=True)
+    ]
+    for found, cell in zip(scores, cells, strict=True):
+        _check_scores(found, cell, test_set, evidence)
+    return scores, ""
+
+
+def stated_auroc(record: Record, test_set: str) -> float | None:
+    """The macro AUROC that a record states; None when no label is defined."""
+    value: float | None = record.result["tests"][test_set]["macro"]["auroc"]
+    return value
+
+
+def _try_to_open(spec: BenchmarkSpec, data_root: Path | str | None) -> Table | NotAtHandError:
+    try:
+        table = _open_as(spec, data_root)
+    except CxrzooError as error:
+        return NotAtHandError(f"data not at hand ({error})")
+    if table.manifest_sha256 != spec.manifest_sha256:
+        return NotAtHandError(
+            f"the data at hand are another version (manifest {table.manifest_sha256[:8]}, the "
+            f"records have {spec.manifest_sha256[:8]})"
+        )
+    return table
+
+
+def _open_as(spec: BenchmarkSpec, data_root: Path | str | None) -> Table:
+    """The benchmark with what the records say was left out of it, left out again.
+
+    Records name the first ten images left out. Where more than ten were unreadable, the rows
+    differ from the record's, which their hash shows.
+    """
+    from cxrzoo.data.table import open_benchmark
+
+    leaves_out = spec.excluded is not None
+    table = open_benchmark(spec.name, data_root, exclude_bad=leaves_out, require_images=leaves_out)
+    if spec.limit is not None:
+        table = table.limited(spec.limit)
+    return table.without(list(spec.excluded.first)) if spec.excluded else table
+
+
+def _check_scores(
+    scores: Scores, cell: Sequence[Record], test_set: str, evidence: Evidence
+) -> None:
+    """Predictions that do not give the record's score mean that one of the two was altered."""
+    for found, record in zip(scores.observed, cell, strict=True):
+        stated = stated_auroc(record, test_set)
+        if not np.isclose(found, np.nan if stated is None else stated, 0, _TOLERANCE, True):
+            _refuse(record, evidence, f"macro AUROC {found:.6f} on {test_set}, not {stated}")
+
+
+def _refuse(record: Record, evidence: Evidence, found: str) -> None:
+    path = evidence.path(record)
+    assert path is not None
+    raise RecordError(
+        f"{path.with_suffix('.json')}: its predictions give {found}; the record was altered: "
+        "delete it and evaluate again"
+    )
+
+
+def _from_records(cell: Sequence[Record], test_set: str) -> Scores:
+    stated = [stated_auroc(record, test_set) for record in cell]
+    return Scores.without_predictions(_seeds(cell), [np.nan if s is None else s for s in stated])
+
+
+def _seeds(cell: Sequence[Record]) -> list[int]:
+    return [record.spec.seed for record in cell]
