@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cxrzoo import images as pixels
-from cxrzoo.data.rows import Rows, column_of, hash_lines, text_column
+from cxrzoo.data.rows import EncodedImages, Rows, column_of, hash_lines, text_column
 from cxrzoo.errors import DataError
 from cxrzoo.schema import Strict
 
@@ -95,7 +94,7 @@ def fetch_command(source: HubSource) -> str:
     return f"hf download {source.repo_id} --repo-type dataset{revision} --local-dir {source.folder}"
 
 
-class HubImages:
+class HubImages(EncodedImages):
     """Images in a Hugging Face dataset; ``files`` are ``split:row``."""
 
     def __init__(
@@ -117,18 +116,7 @@ class HubImages:
             for split in splits
         }
 
-    def grey(self, index: int) -> np.ndarray:
-        return pixels.read(*self._source(index))
-
-    def colour(self, index: int) -> np.ndarray:
-        return pixels.read_rgb(*self._source(index))
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of image ``index`` in pixels, by its header."""
-        return pixels.read_size(*self._source(index))
-
     def _source(self, index: int) -> tuple[Path | bytes, str]:
-        """A path or encoded bytes, and the image's name."""
         split, row = str(self._files[index]).split(":")
         name = f"{self._place} split {split} image {self._ids[index]}"
         image = self._columns[split][int(row)][self._column] or {}

@@ -22,7 +22,7 @@ from cxrzoo.data.hubset import (
     load_splits,
     split_names,
 )
-from cxrzoo.data.rows import FileImages, Images, hash_lines, stamp
+from cxrzoo.data.rows import EncodedImages, FileImages, Images, hash_lines, stamp
 from cxrzoo.data.sources import PhantomImages
 from cxrzoo.data.split import TRAIN
 from cxrzoo.data.table import open_benchmark
@@ -156,7 +156,7 @@ def refuse_unreadable(pool: Pool, built: arrays.DiskArray) -> None:
 
 def _size(images: Images, index: int) -> np.ndarray:
     """(2,) height and width of an image."""
-    if isinstance(images, FileImages | HubImages):
+    if isinstance(images, EncodedImages):
         return np.array(images.size(index))
     if isinstance(images, PhantomImages):  # rendering it would take 6 ms
         return np.array([phantom.SIZE_PX, phantom.SIZE_PX])

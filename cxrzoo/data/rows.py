@@ -85,13 +85,8 @@ class Images(Protocol):
         ...
 
 
-class FileImages:
-    """Images in files below a folder, or in zip files there."""
-
-    def __init__(self, root: Path, files: np.ndarray, stamps: np.ndarray) -> None:
-        self._root, self._files, self._stamps = root, files, stamps
-        self._archives: dict[Path, zipfile.ZipFile] = {}
-        self._opening = Lock()
+class EncodedImages:
+    """Images that are files of some kind, each read when it is asked for."""
 
     def grey(self, index: int) -> np.ndarray:
         return pixels.read(*self._source(index))
@@ -105,6 +100,18 @@ class FileImages:
 
     def _source(self, index: int) -> tuple[Path | bytes, str]:
         """A path or encoded bytes, and the image's name."""
+        raise NotImplementedError
+
+
+class FileImages(EncodedImages):
+    """Images in files below a folder, or in zip files there."""
+
+    def __init__(self, root: Path, files: np.ndarray, stamps: np.ndarray) -> None:
+        self._root, self._files, self._stamps = root, files, stamps
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._opening = Lock()
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
         file, _, member = str(self._files[index]).partition(_IN_ARCHIVE)
         path = self._root / file
         if not member:
