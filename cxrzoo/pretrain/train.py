@@ -47,7 +47,7 @@ _WATCHES = 10
 _WATCH_FROM = 200
 """Steps before features are judged: a network from random weights begins nearly collapsed."""
 _PATIENCE = 3
-"""Diagnoses in a row that must look collapsed before a training is stopped."""
+"""Diagnoses, or scores, in a row that must look collapsed before a training is stopped."""
 LOG = "log.csv"
 
 
@@ -159,7 +159,7 @@ class _Loop:
         self.diagnostics: dict[str, float] = {}
         self._losses: list[float] = []
         self._knn: list[float] = []
-        self._bad = 0
+        self._bad = self._lost = 0
         self._order = (-1, np.empty(0, dtype=np.int64))
         mean, std = torch.tensor(run.contract.mean), torch.tensor(run.contract.std)
         self._mean = mean.view(1, -1, 1, 1).to(fabric.device)
@@ -231,13 +231,15 @@ class _Loop:
             "losses": self._losses,
             "knn": self._knn,
             "collapsed_diagnoses": self._bad,
+            "lost_scores": self._lost,
             "diagnostics": self.diagnostics,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """What is watched goes on as well, so that it says the same at the end."""
         self._losses, self._knn = state["losses"], state["knn"]
-        self._bad, self.diagnostics = state["collapsed_diagnoses"], state["diagnostics"]
+        self._bad, self._lost = state["collapsed_diagnoses"], state["lost_scores"]
+        self.diagnostics = state["diagnostics"]
 
     def mean_loss(self) -> float:
         """Mean of the last hundred steps."""
@@ -316,10 +318,12 @@ class _Loop:
         self._knn = [*self._knn, watch.score(self.method.backbone)]
         self.diagnostics["knn"] = self._knn[-1]
         reason = collapse.verdict({}, self._knn)
-        if reason:
+        # random weights score well on some benchmarks and worse when they begin to learn
+        self._lost = self._lost + 1 if reason and step >= _WATCH_FROM else 0
+        if self._lost >= _PATIENCE:
             raise PretrainError(
-                f"the features have collapsed by step {step:,}: {reason} ({watch.name}); the log "
-                "shows when it began"
+                f"the features have collapsed by step {step:,}: {reason} ({watch.name}), at "
+                f"{_PATIENCE} looks in a row; the log shows when it began"
             )
         return {"knn": self._knn[-1]}
 

@@ -220,7 +220,7 @@ class ScriptedWatch:
         return self.scores.pop(0)
 
 
-def test_a_watched_score_is_logged_and_its_loss_stops_the_training(tmp_path):
+def test_a_watched_score_is_logged_and_its_loss_stops_the_training(tmp_path, monkeypatch):
     chosen, fabric = settings(), Fabric(accelerator="cpu", devices=1)
     watch: Any = ScriptedWatch(0.60, 0.62, 0.61, 0.63, 0.60, 0.59, 0.64)
     run = a_run(chosen, watch=watch)
@@ -230,9 +230,10 @@ def test_a_watched_score_is_logged_and_its_loss_stops_the_training(tmp_path):
         rows = list(csv.DictReader(file))
     # before every step, as there are fewer than ten; the last row has the score at the end
     assert [row["knn"] for row in rows] == ["0.6", "0.62", "0.61", "0.63", "0.6", "0.64"]
-    watch = ScriptedWatch(0.70, 0.60, 0.53)
+    monkeypatch.setattr(train, "_WATCH_FROM", 2)
+    watch = ScriptedWatch(0.70, 0.52, 0.53, 0.65, 0.53, 0.51, 0.52)
     run = a_run(chosen, watch=watch)
-    with pytest.raises(PretrainError, match=r"collapsed by step 2: .*\.53.*scripted"):
+    with pytest.raises(PretrainError, match=r"collapsed by step 6: .*\.52.*scripted\), at 3 looks"):
         train.train(run, a_method("simclr", chosen), tmp_path / "bad", fabric)
 
 
