@@ -106,14 +106,15 @@ def _encoder_of(strategy: str, request: Request, fabric: Fabric) -> Encoder:
 
 def _check_request(request: Request) -> None:
     """Refuse what would be ignored: pools, encoders and settings that nothing asks for."""
-    names, data = [request.strategy], []
+    names: list[str] = [request.strategy]
+    data: list[str] = []
     while names[-1] != "random":
         stage = registry.find(names[-1])[0].strategy[-1]
         names.append(stage.init)
-        data.append(stage.data)
+        data += [stage.data] if stage.data else []
     for key in request.pools:
         if key not in data:
-            raise UnknownNameError(f"data of {request.strategy} for --pool", key, _texts(data))
+            raise UnknownNameError(f"data of {request.strategy} for --pool", key, data)
     for key in request.inits:
         if key not in names[1:-1]:
             raise UnknownNameError(f"start of {request.strategy} for --init", key, names[1:-1])
@@ -121,10 +122,6 @@ def _check_request(request: Request) -> None:
         of, colon, _ = change.partition("=")[0].partition(":")
         if colon and of not in names[:-1]:
             raise UnknownNameError(f"stage of {request.strategy} for --set", of, names[:-1])
-
-
-def _texts(values: list[str | None]) -> list[str]:
-    return [value for value in values if value is not None]
 
 
 def _plan(strategy: str, request: Request, fabric: Fabric) -> Plan:

@@ -71,7 +71,6 @@ class Run:
 class Outcome:
     """What a finished training says of itself."""
 
-    steps: int
     seconds: float
     final_loss: float
     diagnostics: dict[str, float] = field(default_factory=dict)
@@ -140,7 +139,7 @@ def train(run: Run, method: Method, directory: Path, fabric: Fabric) -> Outcome:
                 raise Stopped(f"stopped at step {step + 1:,}; run the same command to go on")
     bar.close()
     seconds = time.monotonic() - started
-    return Outcome(settings.steps, seconds, loop.mean_loss(), loop.diagnostics)
+    return Outcome(seconds, loop.mean_loss(), loop.diagnostics)
 
 
 class _Loop:
