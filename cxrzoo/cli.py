@@ -17,7 +17,7 @@ from cxrzoo import __version__
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
-from cxrzoo.cli_report import compare_command
+from cxrzoo.cli_report import compare_command, table_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
     JSON,
@@ -57,8 +57,14 @@ def main() -> None:
 
 
 for _command in (
-    data_group, convert_command, fetch_command, publish_command, pretrain_command, compare_command
-):  # fmt: skip
+    data_group,
+    convert_command,
+    fetch_command,
+    publish_command,
+    pretrain_command,
+    table_command,
+    compare_command,
+):
     main.add_command(_command)
 
 
@@ -146,6 +152,7 @@ def eval_command(
     from cxrzoo.device import peak_memory_mb, pick
     from cxrzoo.evaluation import estimate, sweep
     from cxrzoo.evaluation import protocol as protocols
+    from cxrzoo.report.cells import Evidence
     from cxrzoo.report.tables import table
 
     place = pick(device)
@@ -170,27 +177,10 @@ def eval_command(
         err=True,
     )
     if result.records:
-        click.echo(table(result.records, "json" if as_json else "github"))
+        evidence = Evidence([grid.output], grid.data_root)
+        format_name = "json" if as_json else "github"
+        click.echo(table(result.records, format_name, evidence=evidence))
     result.raise_failures()
-
-
-@main.command("table")
-@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["github", "latex", "html", "csv", "json"]),
-    default="github",
-    show_default=True,
-)
-@REQUIRE_CLEAN
-def table_command(directories: tuple[Path, ...], format_name: str, require_clean: bool) -> None:
-    """Print the records below one or more folders as a table."""
-    from cxrzoo.evaluation.record import read_records
-    from cxrzoo.report.tables import table
-
-    records = read_records(directories)
-    click.echo(table(records, format_name, require_clean=require_clean))
 
 
 def _encoder_rows() -> list[dict[str, Any]]:

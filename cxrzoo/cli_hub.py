@@ -117,10 +117,10 @@ def _as_dict(done: Publication, repo_id: str) -> dict[str, Any]:
 
 def _scores(results: Path, directory: Path) -> list[Score]:
     """The scores of the card's encoder among the records below a folder, controls left out."""
-    from cxrzoo.data.benchmark import find, list_benchmarks
+    from cxrzoo.data.benchmark import list_benchmarks
     from cxrzoo.errors import RecordError
     from cxrzoo.evaluation.record import read_records
-    from cxrzoo.report.tables import summarise
+    from cxrzoo.report.grid import measure
     from cxrzoo.zoo.card import read_card
     from cxrzoo.zoo.publish import Score
 
@@ -135,14 +135,20 @@ def _scores(results: Path, directory: Path) -> list[Score]:
     known = list_benchmarks()
     return [
         Score(
-            benchmark=e.benchmark,
-            title=find(e.benchmark).title if e.benchmark in known else e.benchmark,
-            test_set=e.test_set,
-            budget=e.budget,
-            protocol=e.protocol,
-            mean=e.mean,
-            seeds=len(e.scores),
+            benchmark=c.column.benchmark,
+            title=_title(c.column.benchmark, known),
+            test_set=c.column.test_set,
+            budget=c.column.budget,
+            protocol=c.column.protocol,
+            mean=c.mean,
+            seeds=len(c.records),
         )
-        for e in summarise(mine)
-        if e.mean is not None
+        for c in measure(mine).cells.values()
+        if c.mean is not None
     ]
+
+
+def _title(benchmark: str, known: list[str]) -> str:
+    from cxrzoo.data.benchmark import find
+
+    return find(benchmark).title if benchmark in known else benchmark

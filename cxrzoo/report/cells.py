@@ -7,20 +7,25 @@ for the first time may load torchxrayvision. Letters as in `statistics`: S, N, L
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cxrzoo.errors import CxrzooError, RecordError
+from cxrzoo.errors import CxrzooError, RecordError, StorageError
 from cxrzoo.evaluation.record import (
     BenchmarkSpec,
     Record,
     predictions_sha256,
     read_predictions,
 )
+from cxrzoo.files import sha256_of_json, write_atomically
 from cxrzoo.report.statistics import RESAMPLES, Resamples, Scores, bootstrap
+from cxrzoo.resources import cache_dir
 
 if TYPE_CHECKING:
     from cxrzoo.data.table import Table
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 # Records are scored on the stored float16 logits, so that scoring them again differs by the
 # rounding of sums only: 1e-15. An altered score shows, however small the change.
 _TOLERANCE = 1e-6
+_CACHE_VERSION = 1  # of `statistics.bootstrap`: raise it when its scores change
 
 
 class NotAtHandError(Exception):
@@ -128,22 +134,33 @@ def score(
     """
     try:
         answers = evidence.answers(cells[0][0].spec.benchmark, test_set)
-        logits = [
-            np.stack([evidence.logits(record, test_set) for record in cell]) for cell in cells
-        ]
+        draws = Resamples(answers.patients, resamples, seed)
+        scores = [_scores(cell, test_set, evidence, answers, draws) for cell in cells]
     except NotAtHandError as reason:
-        return [_from_records(cell, test_set) for cell in cells], str(reason)
-    for values, cell in zip(logits, cells, strict=True):
-        if values.shape[1:] != answers.labels.shape:
-            _refuse(cell[0], evidence, f"{values.shape[1:]} for {answers.labels.shape} labels")
-    draws = Resamples(answers.patients, resamples, seed)
-    scores = [
-        bootstrap(values, answers.labels, draws, _seeds(cell))
-        for values, cell in zip(logits, cells, strict=True)
-    ]
-    for found, cell in zip(scores, cells, strict=True):
-        _check_scores(found, cell, test_set, evidence)
+        return [from_records(cell, test_set) for cell in cells], str(reason)
     return scores, ""
+
+
+def _scores(
+    cell: Sequence[Record], test_set: str, evidence: Evidence, answers: Answers, draws: Resamples
+) -> Scores:
+    """Of one encoder, from the cache where the same predictions were scored before."""
+    logits = np.stack([evidence.logits(record, test_set) for record in cell])
+    if logits.shape[1:] != answers.labels.shape:
+        _refuse(cell[0], evidence, f"{logits.shape[1:]} for {answers.labels.shape} labels")
+    path = _cache_file(cell, test_set, answers, draws)
+    found = _read(path, cell, draws)
+    if found is None:
+        found = bootstrap(logits, answers.labels, draws, _seeds(cell))
+        _write(path, found)
+    _check_scores(found, cell, test_set, evidence)
+    return found
+
+
+def from_records(cell: Sequence[Record], test_set: str) -> Scores:
+    """Scores as the records state them; NaN where no label is defined."""
+    stated = [stated_auroc(record, test_set) for record in cell]
+    return Scores.without_predictions(_seeds(cell), [np.nan if s is None else s for s in stated])
 
 
 def stated_auroc(record: Record, test_set: str) -> float | None:
@@ -199,9 +216,38 @@ def _refuse(record: Record, evidence: Evidence, found: str) -> None:
     )
 
 
-def _from_records(cell: Sequence[Record], test_set: str) -> Scores:
-    stated = [stated_auroc(record, test_set) for record in cell]
-    return Scores.without_predictions(_seeds(cell), [np.nan if s is None else s for s in stated])
+# A leaderboard asks for the same scores again and again: on 25,000 images each takes seconds.
+
+
+def _cache_file(cell: Sequence[Record], test_set: str, answers: Answers, draws: Resamples) -> Path:
+    """Named by everything that the scores follow from."""
+    labels = hashlib.sha256(np.ascontiguousarray(answers.labels).tobytes()).hexdigest()
+    of_records = [[r.spec.seed, r.result.get("predictions_sha256")] for r in cell]
+    key = sha256_of_json([_CACHE_VERSION, test_set, labels, draws.key, of_records])
+    return cache_dir() / "scores" / key[:2] / f"{key}.npz"
+
+
+def _read(path: Path, cell: Sequence[Record], draws: Resamples) -> Scores | None:
+    """None where there is no whole file; it is then made again."""
+    try:
+        stored = read_predictions(path)
+        arrays = stored["observed"], stored["resampled"], stored["undefined"]
+    except (RecordError, KeyError):
+        return None
+    return Scores(tuple(_seeds(cell)), *arrays, draws.n_patients, draws.key)
+
+
+def _write(path: Path, scores: Scores) -> None:
+    """A cache that cannot be written costs time, not the result."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        observed=scores.observed,
+        resampled=scores.resampled,
+        undefined=scores.undefined,
+    )
+    with contextlib.suppress(StorageError):
+        write_atomically(path, buffer.getvalue())
 
 
 def _seeds(cell: Sequence[Record]) -> list[int]:

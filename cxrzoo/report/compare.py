@@ -14,8 +14,10 @@ from cxrzoo.evaluation.record import Record, read_records
 from cxrzoo.report import statistics
 from cxrzoo.report.cells import Evidence, score, stated_auroc
 from cxrzoo.report.comparison import PARTLY_OVER, Result, Row
+from cxrzoo.report.naming import encoder_names, exposure_of, protocol_of
+from cxrzoo.report.notes import footnotes
+from cxrzoo.report.pairing import measured, mismatch
 from cxrzoo.report.statistics import LEVEL, RESAMPLES, Scores
-from cxrzoo.report.tables import SHORT_HASH, exposure_of, footnotes, protocol_of
 
 _ALPHA = 1 - LEVEL
 
@@ -81,15 +83,13 @@ def compare_encoders(
 
 
 def _by_encoder(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by the encoder's name, with a hash where one name stands for several weights."""
-    weights: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    """Records by the encoder's display name."""
+    records = list(records)
+    names = encoder_names(records)
+    found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        weights[record.spec.encoder.name][record.spec.encoder.weights_sha256].append(record)
-    return {
-        name if len(versions) == 1 else f"{name} #{digest[:SHORT_HASH]}": found
-        for name, versions in weights.items()
-        for digest, found in versions.items()
-    }
+        found[names[record.run_key]].append(record)
+    return found
 
 
 def _find(name: str, by_name: dict[str, list[Record]]) -> list[Record]:
@@ -113,7 +113,7 @@ def _cells(records: list[Record]) -> dict[Place, _Versions]:
     for record in records:
         spec = record.spec
         place = Place(spec.benchmark.name, protocol_of(record), spec.budget.size)
-        other = cells[place][_measured(record)].setdefault(spec.seed, record)
+        other = cells[place][repr(measured(record))].setdefault(spec.seed, record)
         if other is not record:
             raise RecordError(
                 f"{record.file_name} and {other.file_name} are of the same cell, with different "
@@ -122,53 +122,22 @@ def _cells(records: list[Record]) -> dict[Place, _Versions]:
     return cells
 
 
-def _parts(record: Record) -> dict[str, Any]:
-    """What must be equal between any two records of a row."""
-    benchmark = record.spec.benchmark
-    return {
-        "version": benchmark.version,
-        "labels": benchmark.labels,
-        "label policy": benchmark.label_policy,
-        "excluded images": benchmark.excluded,
-        "limit": benchmark.limit,
-        "rows (manifest)": benchmark.manifest_sha256,
-        "protocol settings": record.spec.protocol,
-    }
-
-
-def _measured(record: Record) -> str:
-    return repr(_parts(record))
-
-
 def _meet(a: _Versions, b: _Versions) -> tuple[list[tuple[list[Record], list[Record]]], list[str]]:
     """Records of both in order of their shared seeds, and why others do not meet."""
     shared = [version for version in a if version in b]
     if not shared:
-        one, two = (_parts(next(iter(next(iter(v.values())).values()))) for v in (a, b))
+        one, two = (measured(next(iter(next(iter(v.values())).values()))) for v in (a, b))
         return [], [f"different {', '.join(k for k in one if one[k] != two[k])}"]
     meeting, reasons = [], []
     for version in shared:
         seeds = sorted(set(a[version]) & set(b[version]))
         pair = [a[version][s] for s in seeds], [b[version][s] for s in seeds]
-        reason = _mismatch(*pair)
+        reason = mismatch(*pair)
         if reason:
             reasons.append(reason)
         else:
             meeting.append(pair)
     return meeting, reasons
-
-
-def _mismatch(a: list[Record], b: list[Record]) -> str:
-    """Why records of the same seeds cannot be paired; empty when they can."""
-    if not a:
-        return "no seed in common"
-    if any(x.spec.budget != y.spec.budget for x, y in zip(a, b, strict=True)):
-        return "different training images (subset) for one seed"
-    pixels: dict[tuple[int, str], set[str]] = defaultdict(set)
-    for record in (*a, *b):
-        view = record.spec.encoder.input
-        pixels[view.size_px, view.interpolation].add(record.spec.benchmark.pixels_sha256)
-    return "different image files (pixels)" if max(map(len, pixels.values())) > 1 else ""
 
 
 def _order(place: Place) -> tuple[Any, ...]:
@@ -260,8 +229,7 @@ def _all_notes(rows: list[Row], used: list[Record], notes: list[str], resamples:
     if least > _ALPHA and any(row.n_patients for row in rows):
         text = f"with {len(rows)} rows and {resamples} resamples the least Holm p is {least:.3f}"
         said[f"{text}: take more with --resamples"] = None
-    # the first footnote is the caption of a table of means
-    return [*said, *notes, *footnotes(used)[1:]]
+    return [*said, *notes, *footnotes(used)]
 
 
 def _undefined_notes(row: Row, resamples: int) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cxrzoo.report.naming import MARKS
 from cxrzoo.report.statistics import LEVEL, Interval
-from cxrzoo.report.tables import MARKS
 
 PARTLY_OVER = {
     "seeds": "over seeds only: with other test images it may be wider",

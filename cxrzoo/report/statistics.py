@@ -35,6 +35,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +206,39 @@ def compare(a: Scores, b: Scores) -> Comparison:
     return Comparison(difference, p, a.n_patients, len(both.seeds))
 
 
+def possible_best(scores: Sequence[Scores]) -> list[bool]:
+    """Which encoders of one cell may be the best of it, at 95 % confidence.
+
+    Multiple comparisons with the best (Hsu 1984, "Constrained simultaneous confidence intervals
+    for multiple comparisons with the best", Annals of Statistics 12(3)): an encoder is kept
+    unless some other is better by more than chance makes the luckiest of all others. The limit is
+    the 95 % quantile, over the shared draws, of the largest standardised difference, so that it
+    holds for any number of encoders and needs no tail of the draws. Differences are scaled by the
+    median of their absolute draws, which Student's t with few seeds leaves finite.
+
+    Args:
+        scores: of E encoders, all with the same seeds and resamples, no NaN among ``observed``.
+
+    Returns:
+        E booleans, at least one True; all True when there is nothing to draw from.
+    """
+    first = scores[0]
+    if any((s.seeds, s.key) != (first.seeds, first.key) for s in scores):
+        raise ValueError("the encoders were not scored with the same seeds and resamples")
+    observed = np.array([s.observed for s in scores])
+    resampled = np.stack([s.resampled for s in scores])
+    resampled = resampled[:, ~np.isnan(resampled).any(axis=(0, 2))]
+    if first.observed.size == 1 and resampled.shape[1] < 2:
+        return [True] * len(scores)
+    return [
+        _may_be_best(
+            np.delete(observed, e, axis=0) - observed[e],
+            np.delete(resampled, e, axis=0) - resampled[e],
+        )
+        for e in range(len(scores))
+    ]
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down adjustment: the chance of any false difference among all stays below p.
 
@@ -297,22 +331,51 @@ def _draws(scores: Scores) -> _Draws | None:
         return _Draws(resampled - mean, np.zeros((n, 1)))
     patients = np.zeros(RESAMPLES)
     if n > 1:
-        patients = _common_share(resampled) * (resampled.mean(axis=1) - mean)
+        share = _common_shares(resampled[None])[0]
+        patients = share * (resampled.mean(axis=1) - mean)
     of_seeds = _multipliers(len(patients) * _SEED_DRAWS, n_seeds) @ (observed - mean)
     return _Draws(patients[:, None], of_seeds.reshape(-1, _SEED_DRAWS))
 
 
-def _common_share(resampled: np.ndarray) -> float:
-    """``rho`` of the module's formula, from (R, S) scores on resamples."""
-    covariance = np.cov(resampled, rowvar=False)
-    n_seeds = len(covariance)
-    of_mean = covariance.mean()
-    if of_mean <= 0:
-        return 0.0
-    common = (covariance.sum() - np.trace(covariance)) / (n_seeds * (n_seeds - 1))
-    return float(np.sqrt(np.clip(common / of_mean, 0, 1)))
+def _may_be_best(observed: np.ndarray, resampled: np.ndarray) -> bool:
+    """From the others' (E, S) and (E, R, S) scores less the encoder's own."""
+    means = observed.mean(axis=1)
+    if not (means > 0).any():
+        return True
+    n_seeds = observed.shape[1]
+    draws = np.zeros((len(means), RESAMPLES))
+    if resampled.shape[1] > 1:
+        of_mean = resampled.mean(axis=2)
+        draws = _common_shares(resampled)[:, None] * (of_mean - means[:, None])
+    if n_seeds > 1:
+        deviations = observed - means[:, None]
+        draws = draws + deviations @ _multipliers(draws.shape[1], n_seeds).T
+    scale = np.median(np.abs(draws), axis=1)
+    exact = scale == 0  # without any spread, more is more
+    if (means[exact] > 0).any():
+        return False
+    means, draws, scale = means[~exact], draws[~exact], scale[~exact]
+    limit = np.quantile((draws / scale[:, None]).max(axis=0), LEVEL)
+    return bool((means <= limit * scale).all())
 
 
+def _common_shares(resampled: np.ndarray) -> np.ndarray:
+    """``rho`` of the module's formula for each of (E, R, S) scores on resamples.
+
+    The S variances and S (S - 1) covariances of two seeds add up to S**2 variances of the mean.
+    """
+    n_seeds = resampled.shape[2]
+    if n_seeds == 1:
+        return np.ones(len(resampled))
+    of_mean = resampled.mean(axis=2).var(axis=1, ddof=1)
+    own = resampled.var(axis=1, ddof=1).sum(axis=1)
+    common = (n_seeds**2 * of_mean - own) / (n_seeds * (n_seeds - 1))
+    share = np.divide(common, of_mean, out=np.zeros_like(common), where=of_mean > 0)
+    shares: np.ndarray = np.sqrt(np.clip(share, 0, 1))
+    return shares
+
+
+@cache
 def _multipliers(n: int, k: int, seed: int = 0) -> np.ndarray:
     """(n, k) rows of sum 0 that make k numbers into their mean's t-distributed error.
 

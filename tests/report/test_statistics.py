@@ -368,3 +368,56 @@ def test_the_module_imports_neither_torch_nor_scipy():
         "assert not {'torch', 'scipy', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def rivals(rng, means, *, n_seeds=5, n_resamples=400):
+    """Scores of encoders with known means: seeds and shared test patients both vary."""
+    n = len(means)
+    patients, own = rng.normal(0, 0.01, n_resamples), rng.normal(0, 0.005, (n, n_resamples))
+    luck, own_luck = rng.normal(0, 0.01), rng.normal(0, 0.005, n)
+    seeds = rng.normal(0, 0.01, (n, n_seeds))
+    observed = np.asarray(means)[:, None] + luck + own_luck[:, None] + seeds
+    drawn = observed[:, None] + (patients + own)[:, :, None]
+    return [
+        Scores(tuple(range(n_seeds)), o, r, np.zeros(1, int), 50, "k")
+        for o, r in zip(observed, drawn, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3, 5])
+@pytest.mark.parametrize("means", [[0.8] * 8, [0.8, 0.795, 0.79, 0.7], [0.8, 0.79]])
+def test_the_best_is_among_those_that_may_be_in_95_percent_of_studies(means, n_seeds):
+    rng = np.random.default_rng(len(means) + n_seeds)
+    n = 400
+    kept = sum(statistics.possible_best(rivals(rng, means, n_seeds=n_seeds))[0] for _ in range(n))
+    assert kept >= 0.95 * n - 2.3 * np.sqrt(n * 0.95 * 0.05)
+
+
+def test_who_is_far_behind_cannot_be_the_best():
+    rng = np.random.default_rng(0)
+    found = [statistics.possible_best(rivals(rng, [0.8, 0.799, 0.6]))[2] for _ in range(50)]
+    assert sum(found) == 0
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_the_highest_may_always_be_the_best_whatever_the_order(seed, n, n_seeds):
+    rng = np.random.default_rng(seed)
+    scores = rivals(rng, rng.uniform(0.6, 0.8, n), n_seeds=n_seeds, n_resamples=100)
+    found = statistics.possible_best(scores)
+    assert found[int(np.argmax([s.observed.mean() for s in scores]))]
+    assert statistics.possible_best(scores[::-1]) == found[::-1]
+
+
+def test_without_any_spread_only_the_highest_may_be_the_best():
+    flat = [Scores.without_predictions([0, 1], [x, x]) for x in (0.7, 0.8, 0.8)]
+    assert statistics.possible_best(flat) == [False, True, True]
+    one = [Scores.without_predictions([0], [x]) for x in (0.7, 0.8)]
+    assert statistics.possible_best(one) == [True, True]
+
+
+def test_the_best_of_other_seeds_or_resamples_is_refused():
+    scores = rivals(np.random.default_rng(0), [0.8, 0.7])
+    other = Scores((7,), np.array([0.8]), np.zeros((0, 1)), np.zeros(0, int), 0, "")
+    with pytest.raises(ValueError, match="same seeds and resamples"):
+        statistics.possible_best([*scores, other])

@@ -51,23 +51,86 @@ def make(encoder="e", benchmark="b", budget=100, seed=0, auroc=0.8, **extra) -> 
 
 
 def test_the_whole_github_table():
+    scores = {"supervised-imagenet": (0.8, 0.81, 0.82), "random-init": (0.6, 0.61, 0.59)}
     records = [
-        make("supervised-imagenet", seed=s, auroc=a, notes=["partial, hashed split"])
-        for s, a in enumerate((0.8, 0.9))
-    ] + [
-        make("random-init", seed=s, auroc=a, notes=["partial, hashed split"])
-        for s, a in enumerate((0.5, 0.6))
+        make(encoder, seed=s, auroc=a, notes=["partial, hashed split"])
+        for encoder, of_encoder in scores.items()
+        for s, a in enumerate(of_encoder)
     ]
     assert table(records) == (
-        "| encoder             | b @100        |\n"
-        "|---------------------|---------------|\n"
-        "| random-init         | 0.550 ± 0.071 |\n"
-        "| supervised-imagenet | 0.850 ± 0.071 |\n"
+        "| encoder             | b @100                   |\n"
+        "|---------------------|--------------------------|\n"
+        "| random-init         | 0.600 [0.574, 0.625]     |\n"
+        "| supervised-imagenet | **0.810** [0.783, 0.834] |\n"
         "\n"
-        "- macro AUROC, mean ± standard deviation over 2 seeds; linear-v1; a budget counts every "
-        "label used, validation included\n"
+        "- macro AUROC, mean over 3 seeds [95 % interval over seeds]; linear-v1; a budget counts "
+        "every label used, validation included\n"
+        "- bold: the best of its column; italics: cannot be told from it at 95 % confidence "
+        "(multiple comparisons with the best); incomplete cells take no part\n"
+        "- intervals over seeds only, with other test patients they may be wider\n"
         "- b: partial, hashed split"
     )
+
+
+def test_what_cannot_be_told_from_the_best_is_in_italics():
+    scores = {"a": (0.8, 0.9, 0.7), "b": (0.79, 0.88, 0.72), "c": (0.5, 0.51, 0.5)}
+    text = table([make(e, seed=s, auroc=a) for e, of in scores.items() for s, a in enumerate(of)])
+    assert "| **0.800** [" in text
+    assert "| *0.797* [" in text
+    assert "| 0.503 [" in text
+
+
+@pytest.mark.parametrize(
+    ("format_name", "best", "tied"),
+    [
+        ("latex", r"\textbf{0.850}", r"\textit{0.840}"),
+        ("html", "<strong>0.850</strong>", "<em>0.840</em>"),
+    ],
+)
+def test_best_and_ties_in_other_formats(format_name, best, tied):
+    scores = {"a": (0.8, 0.9), "b": (0.83, 0.85)}
+    records = [make(e, seed=s, auroc=a) for e, of in scores.items() for s, a in enumerate(of)]
+    text = table(records, format_name)
+    assert best in text
+    assert tied in text
+
+
+def test_an_exposed_encoder_is_never_the_best():
+    exposures = {"a": "clean", "b": "clean", "x": "exposed"}
+    records = [
+        make(e, seed=s, auroc=a + s / 100, exposure=exposures[e])
+        for e, a in (("a", 0.6), ("b", 0.5), ("x", 0.9))
+        for s in range(3)
+    ]
+    entries = {e["encoder"]: e for e in json.loads(table(records, "json"))["entries"]}
+    assert [entries[e]["best"] for e in "abx"] == [True, False, False]
+    assert not entries["x"]["tied"]
+    assert "nor do exposed ones" in table(records)
+
+
+def test_verification_is_a_column_and_the_least_of_a_row_s_records():
+    records = [make("a", seed=0), make("a", seed=1), make("b", seed=0)]
+    verified = {records[0].digest: "rerun", records[1].digest: "recomputed"}
+    text = table(records, verified=verified)
+    assert header(text)[:2] == ["encoder", "verification"]
+    assert [line.split("|")[2].strip() for line in text.splitlines()[2:4]] == [
+        "recomputed",
+        "self-reported",
+    ]
+    assert header(table(records)) == ["encoder", "b @100"]
+
+
+def test_mean_ranks_have_a_column_where_there_are_several_benchmarks():
+    scores = {"a": (0.8, 0.7), "b": (0.6, 0.5), "c": (0.4, 0.6)}
+    records = [
+        make(e, benchmark=b, auroc=a)
+        for e, of in scores.items()
+        for b, a in zip(("one", "two"), of, strict=True)
+    ] + [make("d", benchmark="one", auroc=0.9)]
+    text = table(records)
+    ranks = [line.split("|")[2].strip()[:3] for line in text.splitlines()[2:6]]
+    assert ranks == ["1.0", "2.5", "2.5", "-"]
+    assert "over 2 benchmarks, 2 columns; without d, incomplete there" in text
 
 
 def header(text: str) -> list[str]:
@@ -108,7 +171,7 @@ def test_two_protocols_never_share_a_column():
 def test_missing_seeds_undefined_and_absent_cells_are_shown_as_such():
     records = [make(seed=0), make(seed=1), make("f", seed=0), make("g", benchmark="c", auroc=None)]
     text = table(records)
-    assert "0.800 (1 of 2 seeds)" in text
+    assert "0.800 (1 of 2 seeds)" in text.replace("**", "").replace("*", "")
     assert "undefined" in text.split("\n\n")[0]
     assert "undefined in test (one class only): x" in text
     assert [c.strip() for c in text.splitlines()[4].split("|")][2:4] == ["-", "undefined"]

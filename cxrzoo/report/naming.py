@@ -1,0 +1,47 @@
+"""How records, their encoders and their scores are called and marked. Reads records only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from cxrzoo.evaluation.record import Record
+
+ANCHORS = ("random-init", "supervised-imagenet")
+"""Floor and reference: first in every table."""
+SHORT_HASH = 8
+MARKS = {"clean": "", "exposed": " †", "unknown": " ?"}
+"""How a score is marked by what the encoder's pretraining has seen of the benchmark."""
+
+
+def encoder_names(records: Iterable[Record]) -> dict[str, str]:
+    """A display name for each run key; with a hash where one name stands for several weights."""
+    return _names(records, lambda r: (r.spec.encoder.name, r.spec.encoder.weights_sha256))
+
+
+def benchmark_names(records: Iterable[Record]) -> dict[str, str]:
+    """A display name for each run key; with a hash where one name stands for several rows."""
+    return _names(records, lambda r: (r.spec.benchmark.name, r.spec.benchmark.manifest_sha256))
+
+
+def exposure_of(record: Record) -> str:
+    """``clean``, ``exposed`` or ``unknown``, as the record declares it."""
+    state: str = record.declared["exposure"]["state"]
+    return state
+
+
+def protocol_of(record: Record) -> str:
+    """The protocol, with the precision where it is not float32."""
+    name, precision = record.spec.protocol["name"], record.spec.precision
+    return f"{name}" if precision == "float32" else f"{name} ({precision})"
+
+
+def _names(records: Iterable[Record], parts: Callable[[Record], tuple[str, str]]) -> dict[str, str]:
+    found = {record.run_key: parts(record) for record in records}
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for name, digest in found.values():
+        hashes[name].add(digest)
+    return {
+        key: f"{name} #{digest[:SHORT_HASH]}" if len(hashes[name]) > 1 else name
+        for key, (name, digest) in found.items()
+    }
