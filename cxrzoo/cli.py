@@ -17,7 +17,7 @@ from cxrzoo import __version__
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
-from cxrzoo.cli_report import compare_command, table_command
+from cxrzoo.cli_report import compare_command, figures_command, report_command, table_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
     JSON,
@@ -64,6 +64,8 @@ for _command in (
     pretrain_command,
     table_command,
     compare_command,
+    figures_command,
+    report_command,
 ):
     main.add_command(_command)
 

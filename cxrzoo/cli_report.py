@@ -1,4 +1,4 @@
-"""What reads records: ``cxrzoo table`` and ``compare``."""
+"""What reads records: ``cxrzoo table``, ``figures``, ``report`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RESAMPLES = click.option(
 )
 
 
-def column_bar(title: str) -> Callable[[int, int], None]:
+def column_bar(title: str, unit: str = "column") -> Callable[[int, int], None]:
     """A progress bar on stderr, for ``measure``; none where stderr is not a terminal."""
     from tqdm import tqdm
 
-    bar: tqdm[Any] = tqdm(desc=title, unit="column", file=sys.stderr, disable=None, leave=False)
+    bar: tqdm[Any] = tqdm(desc=title, unit=unit, file=sys.stderr, disable=None, leave=False)
 
     def advance(done: int, of: int) -> None:
         bar.total = of
@@ -85,6 +85,83 @@ def table_command(
         on_column=column_bar("intervals"),
     )
     click.echo(text)
+
+
+@click.command("figures")
+@DIRECTORIES
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="figures", show_default=True
+)
+@DATA_ROOT
+@SEED
+@RESAMPLES
+def figures_command(
+    directories: tuple[Path, ...],
+    output: Path,
+    data_root: Path | None,
+    seed: int,
+    resamples: int,
+) -> None:
+    """Draw the records below one or more folders, as PNG and PDF, and print the files' names.
+
+    Label-efficiency curves, mean ranks, and cost against score, for each protocol. Intervals are
+    those of cxrzoo table.
+    """
+    from cxrzoo.evaluation.record import read_records
+    from cxrzoo.report import figures
+    from cxrzoo.report.cells import Evidence
+    from cxrzoo.report.grid import measure
+
+    grid = measure(
+        read_records(directories),
+        Evidence(directories, data_root),
+        resamples=resamples,
+        seed=seed,
+        on_column=column_bar("intervals"),
+    )
+    for path in figures.write(grid, output):
+        click.echo(path)
+
+
+@click.command("report")
+@DIRECTORIES
+@click.option(
+    "-o", "--output", "site", type=click.Path(path_type=Path), required=True, metavar="SITE"
+)
+@DATA_ROOT
+@SEED
+@RESAMPLES
+def report_command(
+    directories: tuple[Path, ...],
+    site: Path,
+    data_root: Path | None,
+    seed: int,
+    resamples: int,
+) -> None:
+    """Make a leaderboard of the records below one or more folders: static pages in folder SITE.
+
+    The pages open from disk, without a network or a server. SITE is new, empty, or a leaderboard
+    made before, which is replaced when the new one is whole. Intervals are those of cxrzoo table.
+    """
+    from cxrzoo.evaluation.record import read_records
+    from cxrzoo.evaluation.verification import tiers
+    from cxrzoo.report import page
+    from cxrzoo.report.cells import Evidence
+    from cxrzoo.report.grid import measure
+
+    page.check_site(site, directories)
+    grid = measure(
+        read_records(directories),
+        Evidence(directories, data_root),
+        verified=tiers(directories),
+        resamples=resamples,
+        seed=seed,
+        on_column=column_bar("intervals"),
+    )
+    notes = page.build(grid, site, directories, on_page=column_bar("pages", "page"))
+    for note in notes:
+        click.echo(note, err=True)
+    click.echo(site / "index.html")
 
 
 @click.command("compare")

@@ -13,8 +13,10 @@ from cxrzoo.report.pairing import pixel_versions
 def footnotes(records: Sequence[Record]) -> list[str]:
     """Why scores are marked, then each benchmark's own warnings; each once."""
     notes = _exposure_notes(records)
-    for name in sorted({r.spec.benchmark.name for r in records}):
-        of_benchmark = [r for r in records if r.spec.benchmark.name == name]
+    by_benchmark: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_benchmark[record.spec.benchmark.name].append(record)
+    for name, of_benchmark in sorted(by_benchmark.items()):
         said = dict.fromkeys(n for r in of_benchmark for n in r.declared["notes"])
         said |= dict.fromkeys(n for r in of_benchmark for n in _caveats(r))
         said |= dict.fromkeys(_control_notes(of_benchmark))
@@ -25,15 +27,15 @@ def footnotes(records: Sequence[Record]) -> list[str]:
 
 
 def _exposure_notes(records: Sequence[Record]) -> list[str]:
-    """What the marks mean, each reason once."""
-    reasons: dict[tuple[str, str, str], None] = {}
+    """What the marks mean: each reason once, with the encoders that it is true of."""
+    encoders: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for r in records:
         exposure = r.declared["exposure"]
         if MARKS[exposure["state"]]:
-            key = (exposure["state"], r.spec.encoder.name, exposure["reason"])
-            reasons[key] = None
+            encoders[exposure["state"], exposure["reason"]][r.spec.encoder.name] = None
     return [
-        f"{MARKS[state].strip()} {state}: {encoder}: {reason}" for state, encoder, reason in reasons
+        f"{MARKS[state].strip()} {state}: {', '.join(names)}: {reason}"
+        for (state, reason), names in encoders.items()
     ]
 
 
