@@ -28,6 +28,7 @@ from cxrzoo.cli_shared import (
     complete_names,
     print_rows,
 )  # fmt: skip
+from cxrzoo.cli_submit import submit_command, validate_command
 from cxrzoo.errors import CxrzooError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ for _command in (
     compare_command,
     figures_command,
     report_command,
+    submit_command,
+    validate_command,
 ):
     main.add_command(_command)
 

@@ -21,9 +21,12 @@ from pydantic import Field, ValidationError
 from cxrzoo.errors import RecordError
 from cxrzoo.files import safe_name, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict, plain_lines
-from cxrzoo.zoo.card import InputContract
+from cxrzoo.zoo.card import CONFIG_FILE, InputContract
 
 SCHEMA = "cxrzoo.run/1"
+_NO_RECORDS = ("bundle.json", CONFIG_FILE)
+"""Beside the records of a results folder: a submission's manifest, and part of its card. What is
+hidden there is the Hub client's, or git's."""
 
 
 class EncoderSpec(Strict):
@@ -162,15 +165,23 @@ def read_record(path: Path) -> Record:
     """Read one record; raises RecordError when it is broken or was altered."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record = Record.model_validate(content)
-    except ValidationError as error:
-        raise RecordError(plain_lines(error, str(path))) from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: not a record ({error})") from None
+    return parse_record(content, str(path))
+
+
+def parse_record(content: Any, where: str) -> Record:
+    """A record from its JSON value, checked; ``where`` is how errors call its place."""
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(plain_lines(error, where)) from None
+    except ValueError as error:
+        raise RecordError(f"{where}: not a record ({error})") from None
     if content["run_key"] != record.spec.run_key:
-        raise RecordError(f"{path}: run_key does not match the spec; the record was altered")
+        raise RecordError(f"{where}: run_key does not match the spec; the record was altered")
     if content["digest"] != _digest(content) or content["seal"] != _seal(content):
-        raise RecordError(f"{path}: digest or seal does not hold; the record was altered")
+        raise RecordError(f"{where}: digest or seal does not hold; the record was altered")
     return record
 
 
@@ -211,6 +222,9 @@ def read_records(directories: Iterable[Path | str] | Path | str) -> list[Record]
         if not directory.is_dir():
             raise RecordError(f"{directory} does not exist or is not a directory")
         for path in sorted(directory.rglob("*.json")):
+            hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+            if hidden or path.name in _NO_RECORDS:
+                continue
             record = read_record(path)
             other = found.setdefault(record.run_key, record)
             if other.digest != record.digest:
