@@ -18,6 +18,7 @@ from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
 from cxrzoo.cli_report import compare_command, figures_command, report_command, table_command
+from cxrzoo.cli_reproduce import reproduce_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
     JSON,
@@ -65,6 +66,7 @@ for _command in (
     pretrain_command,
     table_command,
     compare_command,
+    reproduce_command,
     figures_command,
     report_command,
     submit_command,

@@ -253,6 +253,7 @@ def _declared(cell: Cell) -> dict[str, Any]:
     return {
         "tier": card.tier,
         "strategy": card.chain,
+        "stages": [stage.model_dump(mode="json") for stage in card.strategy],
         "license": card.license,
         "pin": None if cell.subject.pin is None else str(cell.subject.pin),
         "pretraining_data": None

@@ -18,7 +18,7 @@ from cxrzoo.evaluation.record import Record
 from cxrzoo.schema import Strict, plain_lines
 from cxrzoo.submit.container import BundleError
 from cxrzoo.submit.grid import Rows
-from cxrzoo.zoo.card import Card, PretrainingData
+from cxrzoo.zoo.card import Card, PretrainingData, Stage
 
 _WORD = re.compile(r"[\x20-\x7e]{0,100}")
 _TWINS = re.compile(r"\d+ test images are in the training split too, pixel for pixel")
@@ -33,10 +33,11 @@ class _Exposure(Strict):
 
 
 class Declared(Strict):
-    """``Record.declared``, as ``run_cell`` writes it."""
+    """``Record.declared``, as ``run_cell`` writes it; records from before have no ``stages``."""
 
     tier: str | None
     strategy: str
+    stages: list[Stage] | None = None
     license: str | None
     pin: Annotated[str, Field(pattern=r"^hf:[\w./-]+@[0-9a-f]{40}$")] | None
     pretraining_data: list[PretrainingData] | None
@@ -69,7 +70,7 @@ def check_declared(record: Record, name: str, card: Card, rows: Rows) -> Iterato
     elif stated.model_dump() != asdict(found):
         yield f"{name}: gives other reasons for its exposure than follow from the card"
     for key, value in _expected(card, benchmark.patient_key).items():
-        if getattr(declared, key) != value:
+        if getattr(declared, key) not in (value, *_older(key)):
             yield f"{name}: declares another {key} than the card; evaluate again after a change"
     yield from _check_details(record, name)
     theirs = [note for note in declared.notes if not _TWINS.fullmatch(note)]
@@ -86,11 +87,17 @@ def _check_details(record: Record, name: str) -> Iterator[str]:
                 yield f"{name}: {part}.{key:.40} is no number and no short text"
 
 
+def _older(key: str) -> tuple[None, ...]:
+    """What a record may hold instead that was made before it was to say this."""
+    return (None,) if key == "stages" else ()
+
+
 def _expected(card: Card, patient_key: str) -> dict[str, Any]:
     data = card.pretraining_data
     return {
         "tier": card.tier,
         "strategy": card.chain,
+        "stages": list(card.strategy),
         "license": card.license,
         "pretraining_data": None if data is None else list(data),
         "patient_key": patient_key,

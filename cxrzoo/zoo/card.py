@@ -7,7 +7,7 @@ carry the Hub's own names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ class Stage(Strict):
     init: str = Field(description="'random', or the strategy whose weights the stage starts from")
     num_images: int | None = None
     resolution_px: int | None = None
-    epochs: float | None = None
+    epochs: float | None = Field(None, allow_inf_nan=False)
     source: str | None = Field(None, description="where the recipe comes from")
 
     @property
@@ -140,10 +140,15 @@ class Card(Strict):
     @property
     def chain(self) -> str:
         """The strategy in one line: ``supervised on imagenet-1k -> moco on cxr-pool``."""
-        return " -> ".join(
-            "random initialisation" if s.method == "none" else f"{s.method} on {s.images}"
-            for s in self.strategy
-        )
+        return chain_of(self.strategy)
+
+
+def chain_of(stages: Sequence[Stage]) -> str:
+    """Stages in one line, as ``Card.chain``."""
+    return " -> ".join(
+        "random initialisation" if s.method == "none" else f"{s.method} on {s.images}"
+        for s in stages
+    )
 
 
 def read_card(directory: Path) -> Card:

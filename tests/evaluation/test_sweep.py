@@ -12,6 +12,8 @@ import cxrzoo
 from cxrzoo.errors import BudgetError, CardError, CxrzooError, StorageError, WeightsError
 from cxrzoo.evaluation import cell, metrics, record
 from cxrzoo.evaluation.sweep import Sweep
+from cxrzoo.zoo import registry
+from cxrzoo.zoo.card import Stage
 
 QUICK = {"benchmarks": ["phantom"], "seeds": 2, "limit": 60}
 
@@ -197,6 +199,15 @@ def test_a_record_declares_what_the_encoder_has_seen(tmp_path):
         "images": 0,
         "labels_seen": False,
     }
+    (stage,) = made.declared["stages"]
+    assert (stage["method"], stage["data"], stage["init"], stage["num_images"]) == (
+        "supervised",
+        "imagenet-1k",
+        "random",
+        1_281_167,
+    )
+    assert stage == json.loads(json.dumps(stage))
+    assert Stage.model_validate(stage) == registry.find("supervised-imagenet")[0].strategy[0]
 
 
 def mine() -> cxrzoo.Encoder:

@@ -108,6 +108,7 @@ def _record(folder: Path, card: Card, size: int, seed: int, skill: float) -> rec
     declared = {
         "tier": card.tier,
         "strategy": card.chain,
+        "stages": [stage.model_dump(mode="json") for stage in card.strategy],
         "license": card.license,
         "pin": None,
         "pretraining_data": [d.model_dump(mode="json") for d in card.pretraining_data or ()],

@@ -90,6 +90,7 @@ WRONG = {
     "unknown input field": ({"input.colour": "blue"}, "input.colour: unknown field"),
     "unknown stage field": ({"strategy.0.epoch": 3}, "strategy.0.epoch: unknown field"),
     "unknown method": ({"strategy.0.method": "magic"}, "strategy.0.method: "),
+    "endless training": ({"strategy.0.epochs": float("inf")}, "strategy.0.epochs: "),
     "no strategy": ({"strategy": []}, "strategy: "),
     "two means": ({"input.mean": [0.5, 0.5]}, "mean and std need 3 values each"),
     "one std": ({"input.std": [0.5]}, "mean and std need 3 values each"),
