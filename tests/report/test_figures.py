@@ -172,10 +172,7 @@ def test_references_look_the_same_whoever_is_with_them():
     many = measure(records([*ANCHORED, "e"]))
     for grid in (few, many):
         looks = style.styles(grid.rows)
-        assert (
-            looks[row(grid, "supervised-imagenet")]
-            == style.REFERENCES["supervised-imagenet"]
-        )
+        assert looks[row(grid, "supervised-imagenet")] == style.REFERENCES["supervised-imagenet"]
 
 
 def test_of_two_weights_with_a_references_name_only_one_is_the_reference():
