@@ -65,7 +65,7 @@ class Column:
 class Row:
     """An encoder: ``label`` is its name, with a hash where one name stands for several weights.
 
-    ``tier`` and ``strategy`` are as its records declare them.
+    ``tier`` and ``strategy`` are as its records declare them, empty where they do not.
     ``verification`` is the least of what was verified of its records: ``self-reported``,
     ``recomputed`` or ``rerun``.
     """
@@ -222,8 +222,8 @@ def _row(label: str, records: list[Record], verified: Mapping[str, str]) -> Row:
         label,
         first.spec.encoder.name,
         first.spec.encoder.weights_sha256,
-        declared.get("tier", ""),
-        declared.get("strategy", ""),
+        declared.get("tier") or "",
+        declared.get("strategy") or "",
         _LEVELS[least],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -393,10 +394,18 @@ def test_settings_of_the_user_do_not_change_the_figures_nor_are_changed(monkeypa
     monkeypatch.setitem(rcParams, "axes.facecolor", "red")
     assert figures.content(figures.draw(grid)["label-efficiency-linear-v1"], "png") == before
     assert rcParams["font.size"] == 20.0
-    assert "matplotlib.pyplot" not in sys.modules
 
 
 # The command.
+
+
+def test_figures_are_made_without_pyplot():
+    code = (
+        "import sys; from cxrzoo.report import figures; from cxrzoo.report.figures import style; "
+        "style.own_settings().__enter__(); assert 'matplotlib.figure' in sys.modules; "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_figures_command_writes_what_it_prints(tmp_path):

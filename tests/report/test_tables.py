@@ -133,6 +133,16 @@ def test_mean_ranks_have_a_column_where_there_are_several_benchmarks():
     assert "over 2 benchmarks, 2 columns; without d, incomplete there" in text
 
 
+def test_an_encoder_without_a_tier_stands_beside_one_that_has_it():
+    tiers = {"a": None, "b": "lite"}
+    records = []
+    for name, tier in tiers.items():
+        made = make(name)
+        records.append(made.model_copy(update={"declared": made.declared | {"tier": tier}}))
+    assert "| a         |        | 0.800    |" in table(records)
+    assert "| b         | lite   | 0.800    |" in table(records)
+
+
 def header(text: str) -> list[str]:
     return [cell.strip() for cell in text.splitlines()[0].strip("|").split("|")]
 
