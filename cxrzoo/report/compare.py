@@ -198,8 +198,8 @@ def _row(
         p=found.p,
         p_adjusted=None,
         n_patients=found.n_patients or None,
-        a_exposure=exposure_of(cells[0][0]),
-        b_exposure=exposure_of(cells[1][0]),
+        a_exposure=exposure_of(*cells[0]),
+        b_exposure=exposure_of(*cells[1]),
         undefined={k: int(n) for k, n in zip(labels, a.undefined, strict=False) if n},
         note=note,
     )

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from cxrzoo.errors import RecordError
-from cxrzoo.evaluation.record import Record
+from cxrzoo.evaluation.record import BenchmarkSpec, Record
 from cxrzoo.evaluation.verification import SELF_REPORTED
 from cxrzoo.report import statistics
 from cxrzoo.report.cells import Evidence, from_records, score, stated_auroc
 from cxrzoo.report.naming import (
     ANCHORS,
+    PHANTOM,
     benchmark_names,
     encoder_names,
     exposure_of,
-    protocol_of,
+    protocol_names,
 )
 from cxrzoo.report.pairing import mismatch
 from cxrzoo.report.statistics import RESAMPLES, Interval, Ranking, Scores
@@ -86,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoder in one column.
+    """One encoder in one column. A control has no best.
 
     ``records`` and ``scores`` are in the order of the seeds; ``scores`` are macro AUROC, NaN where
     no label is defined. ``missing`` are seeds that other encoders have here. ``best`` has the
@@ -113,7 +114,14 @@ class Cell:
     @property
     def exposure(self) -> str:
         """``clean``, ``exposed`` or ``unknown``."""
-        return exposure_of(self.records[0])
+        return exposure_of(*self.records)
+
+    @property
+    def exposure_reason(self) -> str:
+        """Why it is that, as the first record that declares it says."""
+        declared = (r.declared["exposure"] for r in self.records)
+        reason: str = next(d["reason"] for d in declared if d["state"] == self.exposure)
+        return reason
 
     @property
     def deviation(self) -> float | None:
@@ -125,12 +133,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class ProtocolRanks:
-    """Mean ranks over the complete part of one protocol's columns."""
+    """Mean ranks over the complete part of one protocol's columns.
+
+    ``left_out`` are the protocol's encoders and columns that are not in it, and ``no_results``
+    its columns that say nothing of radiographs: the phantom, and those of ``--limit``.
+    """
 
     protocol: str
     ranking: Ranking
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    left_out: tuple[tuple[Row, ...], tuple[Column, ...]]
+    no_results: tuple[Column, ...]
 
     def of(self, row: Row) -> tuple[Interval, int] | None:
         """The mean rank and the place of an encoder; None when it was left out."""
@@ -142,13 +156,18 @@ class ProtocolRanks:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows, columns and cells, in order; a crossing without a record is absent from ``cells``."""
+    """Rows, columns and cells, in order; a crossing without a record is absent from ``cells``.
+
+    ``apart``: why the encoders of a column are not held against each other, which then has no best
+    and takes no part in ranks.
+    """
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     cells: Mapping[tuple[Row, Column], Cell]
     ranks: tuple[ProtocolRanks, ...]
     records: tuple[Record, ...]
+    apart: Mapping[Column, str]
 
     def column(self, column: Column) -> list[Cell]:
         """The cells of a column, in the order of the rows."""
@@ -172,8 +191,8 @@ def measure(
 
     Args:
         records: of any benchmarks, budgets, protocols and encoders. Records that differ in what
-            they measured (other rows or weights) never share a cell: their names carry the
-            beginning of the hash that tells them apart.
+            they measured (other rows or weights) or how (other settings of a protocol) never
+            share a cell: their names carry the beginning of the hash that tells them apart.
         evidence: predictions and benchmarks at hand, for intervals over seeds and patients.
             Without it, intervals are over seeds.
         verified: by a record's digest, ``recomputed`` or ``rerun``.
@@ -187,16 +206,20 @@ def measure(
     rows = _rows(records, verified or {})
     by_column = _by_column(records, rows)
     cells: dict[tuple[Row, Column], Cell] = {}
+    apart: dict[Column, str] = {}
     for done, column in enumerate(sorted(by_column, key=lambda c: c.order)):
         if on_column is not None:
             on_column(done, len(by_column))
+        if reason := _apart(by_column[column]):
+            apart[column] = reason
         for cell in _measured(column, by_column[column], evidence, resamples, seed):
             cells[cell.row, column] = cell
     if on_column is not None:
         on_column(len(by_column), len(by_column))
     ordered = tuple(sorted(set(rows.values()), key=lambda r: r.order))
     columns = tuple(sorted(by_column, key=lambda c: c.order))
-    return Grid(ordered, columns, cells, _ranks(ordered, columns, cells), tuple(records))
+    ranks = _ranks(ordered, [c for c in columns if c not in apart], cells)
+    return Grid(ordered, columns, cells, ranks, tuple(records), apart)
 
 
 # Grouping.
@@ -229,12 +252,12 @@ def _row(label: str, records: list[Record], verified: Mapping[str, str]) -> Row:
 
 
 def _by_column(records: Sequence[Record], rows: Mapping[str, Row]) -> dict[Column, _Group]:
-    names = benchmark_names(records)
+    names, protocols = benchmark_names(records), protocol_names(records)
     columns: dict[Column, _Group] = defaultdict(lambda: defaultdict(dict))
     for r in records:
         for test_set in r.result["tests"]:
             place = (names[r.run_key], test_set, r.spec.budget.size)
-            column = Column(*place, protocol_of(r), r.spec.control)
+            column = Column(*place, protocols[r.run_key], r.spec.control)
             other = columns[column][rows[r.run_key]].setdefault(r.spec.seed, r)
             if other is not r:
                 raise RecordError(
@@ -255,7 +278,9 @@ def _measured(
     records = [tuple(group[row][s] for s in sorted(group[row])) for row in rows]
     scores, note = _scores(column, records, evidence, resamples, seed)
     rivals = [i for i, cell in enumerate(records) if _can_win(cell, scores[i], len(seeds))]
-    best, tied = _best([records[i] for i in rivals], [scores[i] for i in rivals])
+    if column.control != "none" or _apart(group):
+        rivals = []
+    best, tied = _best([scores[i] for i in rivals])
     return [
         Cell(
             row=rows[i],
@@ -288,22 +313,29 @@ def _scores(
 
 def _can_win(cell: Sequence[Record], scores: Scores, n_seeds: int) -> bool:
     complete = len(cell) == n_seeds and not np.isnan(scores.observed).any()
-    return complete and exposure_of(cell[0]) != "exposed"
+    return complete and exposure_of(*cell) != "exposed"
 
 
-def _best(
-    cells: Sequence[Sequence[Record]], scores: Sequence[Scores]
-) -> tuple[int | None, list[bool]]:
+def _apart(group: _Group) -> str:
+    """Why encoders of a column were not measured on the same thing; empty when they were."""
+    cells = list(group.values())
+    for other in cells[1:]:
+        shared = sorted(set(cells[0]) & set(other))
+        if shared and (reason := mismatch(*([c[s] for s in shared] for c in (cells[0], other)))):
+            return reason
+    return ""
+
+
+def _best(scores: Sequence[Scores]) -> tuple[int | None, list[bool]]:
     """The index of the highest mean, and which others may be the best.
 
-    None of one alone, of what measured different things, or where no interval is known.
+    None of one alone, or where no interval is known.
     """
-    nothing = len(cells) < 2 or statistics.interval(scores[0]).over == "nothing"
-    if nothing or any(mismatch(cells[0], other) for other in cells[1:]):
-        return None, [False] * len(cells)
+    if len(scores) < 2 or statistics.interval(scores[0]).over == "nothing":
+        return None, [False] * len(scores)
     best = int(np.argmax([s.observed.mean() for s in scores]))
     possible = statistics.possible_best(scores)
-    return best, [possible[i] and i != best for i in range(len(cells))]
+    return best, [possible[i] and i != best for i in range(len(scores))]
 
 
 # Ranks.
@@ -312,14 +344,20 @@ def _best(
 def _ranks(
     rows: Sequence[Row], columns: Sequence[Column], cells: Mapping[tuple[Row, Column], Cell]
 ) -> tuple[ProtocolRanks, ...]:
-    """For each protocol, over own test sets without controls; at least two encoders."""
+    """For each protocol, over own test sets without controls; at least two encoders.
+
+    The phantom and what was limited take part only where there is nothing else.
+    """
     found = []
+    measured = {c: cell.records[0].spec.benchmark for (_, c), cell in cells.items()}
     for protocol in dict.fromkeys(c.protocol for c in columns):
         own = [c for c in columns if (c.protocol, c.control) == (protocol, "none")]
         own = [c for c in own if c.test_set == "test"]
-        present = [row for row in rows if any((row, c) in cells for c in own)]
-        if own and len(present) > 1:
-            found.append(_protocol_ranks(protocol, present, own, cells))
+        results = [c for c in own if _is_result(measured[c])] or own
+        present = [row for row in rows if any((row, c) in cells for c in results)]
+        if results and len(present) > 1:
+            others = tuple(c for c in own if c not in results)
+            found.append(_protocol_ranks(protocol, present, results, others, cells))
     return tuple(r for r in found if len(r.rows) > 1)
 
 
@@ -327,6 +365,7 @@ def _protocol_ranks(
     protocol: str,
     rows: Sequence[Row],
     columns: Sequence[Column],
+    no_results: tuple[Column, ...],
     cells: Mapping[tuple[Row, Column], Cell],
 ) -> ProtocolRanks:
     means = np.array([[_rankable(cells.get((row, c))) for c in columns] for row in rows])
@@ -336,7 +375,16 @@ def _protocol_ranks(
         ranking,
         tuple(rows[i] for i in ranking.encoders),
         tuple(columns[i] for i in ranking.cells),
+        (
+            tuple(rows[i] for i in ranking.left_out_encoders),
+            tuple(columns[i] for i in ranking.left_out_cells),
+        ),
+        no_results,
     )
+
+
+def _is_result(benchmark: BenchmarkSpec) -> bool:
+    return benchmark.name != PHANTOM and benchmark.limit is None
 
 
 def _rankable(cell: Cell | None) -> float:

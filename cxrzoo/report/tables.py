@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ from cxrzoo.errors import UnknownNameError
 from cxrzoo.evaluation.record import Record
 from cxrzoo.report import latex
 from cxrzoo.report.cells import Evidence, stated_auroc
-from cxrzoo.report.grid import Cell, Grid, ProtocolRanks, Row, measure
-from cxrzoo.report.naming import MARKS, exposure_of
+from cxrzoo.report.grid import Cell, Column, Grid, ProtocolRanks, Row, measure
+from cxrzoo.report.naming import MARKS, SHORT_HASH, exposure_of
 from cxrzoo.report.notes import footnotes
 from cxrzoo.report.statistics import RESAMPLES, Interval
 
+_HASHED = re.compile(rf" #[0-9a-f]{{{SHORT_HASH}}}( |$)")
 FORMATS = ("github", "latex", "html", "csv", "json")
 
 
@@ -78,15 +80,17 @@ def notes_of(grid: Grid) -> list[str]:
     if not grid.cells:
         return ["no records"]
     cells = list(grid.cells.values())
-    seeds = len({r.spec.seed for r in grid.records})
-    over = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
+    least, *_, most = sorted(len(c.records) + len(c.missing) for c in cells * 2)
+    seeds = f"{least} to {most}" if least < most else f"{most}"
+    over = f"mean over {seeds} seeds" if most > 1 else "one seed"
     protocols = ", ".join(dict.fromkeys(c.protocol for c in grid.columns))
     caption = (
         f"macro AUROC, {over}{_interval_over(cells)}; {protocols}; a budget counts every label "
         "used, validation included"
     )
-    notes = [caption, *_best_note(cells), *_narrow_notes(cells), *_rank_notes(grid)]
-    return [*notes, *footnotes(grid.records)]
+    apart = [f"{c.name}: no best and no rank: {reason}" for c, reason in grid.apart.items()]
+    notes = [caption, *_best_note(cells), *apart, *_narrow_notes(cells), *_rank_notes(grid)]
+    return [*notes, *_hash_note(grid), *footnotes(grid.records)]
 
 
 def as_objects(grid: Grid) -> dict[str, Any]:
@@ -241,24 +245,35 @@ def _best_note(cells: list[Cell]) -> list[str]:
     exposed = any(cell.exposure == "exposed" for cell in cells)
     return [
         "bold: the best of its column; italics: cannot be told from it at 95 % confidence "
-        "(multiple comparisons with the best); incomplete cells take no part"
+        "(multiple comparisons with the best, each column by itself); incomplete cells take no part"
         + (", nor do exposed ones" if exposed else "")
     ]
 
 
 def _narrow_notes(cells: list[Cell]) -> list[str]:
     """Where an interval covers less than seeds and patients, and why, columns together."""
-    where: dict[str, dict[str, None]] = defaultdict(dict)
+    where: dict[str, dict[Column, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    in_column: dict[Column, list[Row]] = defaultdict(list)
     for cell in cells:
         over = cell.interval.over
-        if cell.mean is not None and over != "seeds and patients":
-            why = f": {cell.note}" if cell.note else ""
-            where[_COVERS[over] + why][cell.column.name] = None
-    every = len({cell.column.name for cell in cells})
-    return [
-        text if len(columns) == every else f"{', '.join(columns)}: {text}"
-        for text, columns in where.items()
-    ]
+        if cell.mean is not None:
+            in_column[cell.column].append(cell.row)
+            if over != "seeds and patients":
+                why = f": {cell.note}" if cell.note else ""
+                where[_COVERS[over] + why][cell.column].append(cell.row)
+    notes = []
+    for text, rows in where.items():
+        named = [
+            column.name + (f" ({_listed(of)})" if len(of) < len(in_column[column]) else "")
+            for column, of in rows.items()
+        ]
+        every = all(rows.get(column) == of for column, of in in_column.items())
+        notes.append(text if every else f"{', '.join(dict.fromkeys(named))}: {text}")
+    return notes
+
+
+def _listed(rows: Sequence[Row]) -> str:
+    return ", ".join(row.label for row in rows)
 
 
 _COVERS = {
@@ -269,16 +284,30 @@ _COVERS = {
 
 
 def _rank_notes(grid: Grid) -> list[str]:
-    return [_rank_note(found, grid) for found in grid.ranks if found.ranking.n_benchmarks > 1]
+    return [_rank_note(found) for found in grid.ranks if found.ranking.n_benchmarks > 1]
 
 
-def _rank_note(found: ProtocolRanks, grid: Grid) -> str:
-    left_out = [r.label for r in grid.rows if r not in found.rows]
-    without = f"; without {', '.join(left_out)}, incomplete there" if left_out else ""
+def _rank_note(found: ProtocolRanks) -> str:
+    rows, columns = found.left_out
+    left_out = [text for text in (_listed(rows), ", ".join(c.name for c in columns)) if text]
+    without = f"; without {', '.join(left_out)} (missing, undefined or exposed)" if left_out else ""
+    no_results = ", ".join(c.name for c in found.no_results)
     return (
         f"mean rank [95 % interval over benchmarks], {found.protocol}: over "
         f"{found.ranking.n_benchmarks} benchmarks, {len(found.columns)} columns{without}"
+        + (f"; {no_results} never counts beside results" if no_results else "")
     )
+
+
+def _hash_note(grid: Grid) -> list[str]:
+    names = [row.label for row in grid.rows]
+    names += [name for c in grid.columns for name in (c.benchmark, c.protocol)]
+    if not any(_HASHED.search(name) for name in names):
+        return []
+    return [
+        "name #hash: this name stands for several things in these records (weights of an encoder, "
+        "rows of a benchmark, settings of a protocol), which are never mixed"
+    ]
 
 
 def _left_out(n: int) -> list[str]:

@@ -86,6 +86,11 @@ def test_supervised_is_hard_to_beat_only_if_every_rival_stays_below_the_margin()
     assert hard_to_beat([worse, unsure, better], MARGIN) == "not supported"
 
 
+def test_nothing_is_hard_to_beat_while_a_rival_has_too_few_benchmarks():
+    worse = pooled(-0.02, -0.03, -0.025)
+    assert hard_to_beat([worse, pooled(0.1, 0.1)], MARGIN) == "undecided"
+
+
 def test_a_rival_that_is_surely_better_by_less_than_the_margin_does_not_beat():
     assert hard_to_beat([pooled(0.002, 0.0021, 0.0022)], MARGIN) == "supported"
 

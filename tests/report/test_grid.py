@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from cxrzoo.errors import RecordError
+from cxrzoo.evaluation import record
 from cxrzoo.evaluation.record import read_records
 from cxrzoo.report import statistics
 from cxrzoo.report.cells import Evidence, score
 from cxrzoo.report.grid import measure
+from cxrzoo.report.tables import table
 from tests.report.fabricated import write
 from tests.report.test_tables import make
 
@@ -89,6 +91,21 @@ def test_nothing_is_best_where_different_images_were_measured():
     assert not any(c.best or c.tied for c in measure(records).cells.values())
 
 
+def test_a_column_of_different_draws_has_no_best_and_no_rank_and_says_why():
+    records = []
+    for s in range(3):
+        made = make("b", seed=s, auroc=0.5)
+        spec = made.spec.model_copy(
+            update={"budget": made.spec.budget.model_copy(update={"subset_sha256": "8" * 64})}
+        )
+        sealed = record.seal(spec, made.declared, made.result, {}, {})
+        records += [make("a", seed=s, auroc=0.6 + s / 99), sealed]
+    grid = measure(records)
+    assert not any(c.best or c.tied for c in grid.cells.values())
+    assert grid.ranks == ()
+    assert "b @100: no best and no rank: different training images (subset)" in table(records)
+
+
 def test_rows_are_references_first_then_by_number_of_stages():
     names = ["moco-cxr", "random-init", "supervised-imagenet", "z"]
     chains = ["moco on a -> moco on b", "random", "supervised on a", "moco on a"]
@@ -110,3 +127,48 @@ def test_columns_done_are_told():
         [make(budget=b) for b in (100, 200)], on_column=lambda done, of: said.append((done, of))
     )
     assert said == [(0, 2), (1, 2), (2, 2)]
+
+
+def three(encoder, auroc, **changes):
+    return [make(encoder, seed=s, auroc=auroc + s / 99, **changes) for s in range(3)]
+
+
+def test_settings_of_a_protocol_never_share_a_column():
+    other = [r.spec.model_copy(update={"protocol": {"name": "linear-v1", "grid": 2}}) for r in
+             three("b", 0.5)]  # fmt: skip
+    records = three("a", 0.6)
+    records += [
+        record.seal(spec, r.declared, r.result, {}, {})
+        for spec, r in zip(other, three("b", 0.5), strict=True)
+    ]
+    grid = measure(records)
+    assert len({c.protocol for c in grid.columns}) == 2
+    assert all(c.protocol.startswith("linear-v1 #") for c in grid.columns)
+    assert not any(c.best for c in grid.cells.values())
+    assert not grid.ranks
+
+
+def test_a_cell_is_exposed_if_any_of_its_records_is():
+    records = three("a", 0.6) + three("b", 0.5)
+    records += [make("c", seed=s, auroc=0.9) for s in range(2)]
+    records += [make("c", seed=2, auroc=0.9, exposure="exposed", reason="seen")]
+    grid = measure(records)
+    exposed = of(grid, "c", 100)
+    assert (exposed.exposure, exposed.exposure_reason) == ("exposed", "seen")
+    assert [of(grid, e, 100).best for e in "abc"] == [True, False, False]
+
+
+def test_a_control_has_no_best():
+    grid = measure([r for e in "ab" for r in three(e, 0.6, control="shuffled-labels")])
+    assert not any(c.best or c.tied for c in grid.cells.values())
+
+
+def test_the_phantom_and_quick_looks_are_ranked_only_where_there_is_nothing_else():
+    results = [r for b in ("one", "two") for e in "ab" for r in three(e, 0.6, benchmark=b)]
+    others = [r for e in "ab" for r in three(e, 0.6, benchmark="phantom")]
+    others += [r for e in "ab" for r in three(e, 0.6, benchmark="three", limit=60)]
+    (ranks,) = measure(results + others).ranks
+    assert [c.benchmark for c in ranks.columns] == ["one", "two"]
+    assert [c.benchmark for c in ranks.no_results] == ["phantom", "three"]
+    (ranks,) = measure(others).ranks
+    assert [c.benchmark for c in ranks.columns] == ["phantom", "three"]

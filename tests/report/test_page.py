@@ -22,7 +22,7 @@ from cxrzoo.evaluation import record
 from cxrzoo.report import page
 from cxrzoo.report.grid import measure
 from cxrzoo.report.page.cards import find_cards, to_html
-from cxrzoo.report.page.data import as_json
+from cxrzoo.report.page.data import as_json, index_data
 from cxrzoo.zoo.card import card_text, read_card, split_front_matter
 from cxrzoo.zoo.registry import find
 
@@ -542,3 +542,15 @@ def test_the_assets_lie_in_the_package():
         "leaderboard.js",
         "style.css",
     }
+
+
+def test_the_page_shows_the_digits_of_the_table():
+    """A half in binary: Python rounds to even, and JavaScript's toFixed would round it up."""
+    records = [make(e, benchmark=b, auroc=0.8125, second=0.8125) for e in "ab" for b in ("x", "y")]
+    records += [make("c", benchmark=b, auroc=v, second=v) for b, v in (("x", 0.9), ("y", 0.7))]
+    grid = measure(records)
+    data = index_data(grid, dict.fromkeys(grid.rows, ""))
+    assert {cell[3] for cell in data["cells"] if cell[2] == 0.8125} == {"0.812"}
+    row = next(str(i) for i, e in enumerate(data["encoders"]) if e["name"] == "a")
+    (ranks,) = data["ranks"].values()
+    assert ranks["of"][row][:2] == [2.0, "2.0"]

@@ -362,6 +362,20 @@ def test_the_interval_of_a_mean_rank_covers_the_truth():
     assert 0.93 <= (hits / n).mean() <= 0.97
 
 
+@pytest.mark.parametrize(("n_encoders", "n"), [(2, 2), (2, 4), (5, 3), (20, 3), (10, 6)])
+def test_equal_encoders_are_put_in_different_places_in_at_most_5_percent(n_encoders, n):
+    rng, apart = np.random.default_rng(0), 0
+    for _ in range(100):
+        scores = rng.normal(size=(n_encoders, n))
+        apart += len(set(statistics.mean_rank(scores, [str(c) for c in range(n)]).places)) > 1
+    assert apart <= 9
+
+
+def test_two_benchmarks_that_agree_leave_the_mean_rank_open():
+    ranks = statistics.mean_rank(np.array([[0.8, 0.8], [0.7, 0.7]]), ["a", "b"]).ranks
+    assert [(r.low, r.high) for r in ranks] == [(1, 2), (1, 2)]
+
+
 def test_the_module_imports_neither_torch_nor_scipy():
     check = (
         "import sys, cxrzoo.report.statistics; "
@@ -393,6 +407,16 @@ def test_the_best_is_among_those_that_may_be_in_95_percent_of_studies(means, n_s
     rng = np.random.default_rng(len(means) + n_seeds)
     n = 400
     kept = sum(statistics.possible_best(rivals(rng, means, n_seeds=n_seeds))[0] for _ in range(n))
+    assert kept >= 0.95 * n - 2.3 * np.sqrt(n * 0.95 * 0.05)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_the_best_of_many_is_found_from_few_seeds_without_predictions(n_seeds):
+    rng, n, kept = np.random.default_rng(0), 60, 0
+    for _ in range(n):
+        observed = 0.8 + rng.normal(0, 0.01, (40, n_seeds))
+        others = np.zeros((39, 0, n_seeds))
+        kept += statistics._may_be_best(observed[1:] - observed[0], others)
     assert kept >= 0.95 * n - 2.3 * np.sqrt(n * 0.95 * 0.05)
 
 

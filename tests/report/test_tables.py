@@ -66,7 +66,8 @@ def test_the_whole_github_table():
         "- macro AUROC, mean over 3 seeds [95 % interval over seeds]; linear-v1; a budget counts "
         "every label used, validation included\n"
         "- bold: the best of its column; italics: cannot be told from it at 95 % confidence "
-        "(multiple comparisons with the best); incomplete cells take no part\n"
+        "(multiple comparisons with the best, each column by itself); incomplete cells take no "
+        "part\n"
         "- intervals over seeds only, with other test patients they may be wider\n"
         "- b: partial, hashed split"
     )
@@ -130,7 +131,31 @@ def test_mean_ranks_have_a_column_where_there_are_several_benchmarks():
     text = table(records)
     ranks = [line.split("|")[2].strip()[:3] for line in text.splitlines()[2:6]]
     assert ranks == ["1.0", "2.5", "2.5", "-"]
-    assert "over 2 benchmarks, 2 columns; without d, incomplete there" in text
+    assert "over 2 benchmarks, 2 columns; without d (missing, undefined or exposed)" in text
+
+
+def test_mean_ranks_name_the_columns_that_they_leave_out():
+    records = [make(e, benchmark=b) for e in "ab" for b in ("one", "two")]
+    records += [make(e, benchmark="three", exposure="exposed") for e in "ab"]
+    assert "2 columns; without three @100 (missing, undefined or exposed)" in table(records)
+
+
+def test_the_caption_counts_the_seeds_of_every_column():
+    records = [make(seed=s, auroc=0.7 + s / 99) for s in range(3)] + [make(budget=200)]
+    assert "mean over 1 to 3 seeds [95 % interval over seeds]" in table(records)
+
+
+def test_a_note_on_narrow_intervals_names_the_encoders_that_it_is_true_of():
+    records = [make("a", seed=s, auroc=0.7 + s / 99) for s in range(3)] + [make("b")]
+    text = table(records)
+    assert "- b @100 (b): no interval from one seed without predictions" in text
+    assert "- b @100 (a): intervals over seeds only" in text
+
+
+def test_names_with_a_hash_are_explained():
+    text = table([make("a"), make("a", weights="1" * 64)])
+    assert "- name #hash: this name stands for several things" in text
+    assert "name #hash" not in table([make("a #1")])
 
 
 def test_an_encoder_without_a_tier_stands_beside_one_that_has_it():

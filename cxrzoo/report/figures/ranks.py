@@ -98,13 +98,13 @@ def _caption(grid: Grid, found: ProtocolRanks, names: dict[str, str]) -> str:
         f" over {n} benchmark{'s' * (n > 1)} ({', '.join(benchmarks)}; {cells} benchmark and "
         f"budget pair{'s' * (cells > 1)}), all of which have every encoder shown.",
         "Lines: 95 % intervals over benchmarks. Place: 1 + the encoders whose interval lies wholly "
-        "before; a bar joins those who share one."
+        "before, once widened to hold for all encoders together; a bar joins those who share one."
         if n > 1
         else "No intervals and no places: they need at least two benchmarks.",
     ]
     if _unknown(grid, found):
         parts.append("?: unknown whether pretraining has seen one of the benchmarks.")
-    left_out = _left_out(grid, found)
+    left_out, _ = found.left_out
     if left_out:
         listed = ", ".join(names[row.label] for row in left_out)
         parts.append(f"Left out (cells missing, undefined or exposed): {listed}.")
@@ -115,13 +115,3 @@ def _unknown(grid: Grid, found: ProtocolRanks) -> set[Row]:
     """Encoders of which nobody knows, for a cell that is ranked."""
     cells = (grid.cells[row, column] for row in found.rows for column in found.columns)
     return {cell.row for cell in cells if cell.exposure == "unknown"}
-
-
-def _left_out(grid: Grid, found: ProtocolRanks) -> list[Row]:
-    """Encoders with records of this protocol that are not in the complete part."""
-    present = {
-        row
-        for row, column in grid.cells
-        if (column.protocol, column.control, column.test_set) == (found.protocol, "none", "test")
-    }
-    return [row for row in grid.rows if row in present and row not in found.rows]

@@ -109,12 +109,13 @@ def below_zero(effects: Sequence[Pooled]) -> list[bool]:
 def hard_to_beat(rivals: Sequence[Pooled], margin: float) -> Verdict:
     """Whether no rival is better by the margin; ``rivals`` are rival minus reference.
 
-    A rival that is surely better, but surely by less than the margin, does not beat.
+    A rival that is surely better, but surely by less than the margin, does not beat. One with too
+    few benchmarks may be better by anything, so while it is there nothing is supported.
     """
     tested = [rival for rival in rivals if rival.enough]
     if not tested:
         return "undecided"
-    if all(rival.limits()[1] < margin for rival in tested):
+    if all(rival.limits()[1] < margin for rival in rivals):
         return "supported"
     return "not supported" if any(above_zero(tested)) else "undecided"
 

@@ -10,7 +10,7 @@ from typing import Any
 from cxrzoo.report.grid import Cell, Column, Grid, Row
 from cxrzoo.report.naming import ANCHORS
 
-_DIGITS = 4
+_DIGITS = 6
 _WIDE = 12
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -72,13 +72,14 @@ def _column(grid: Grid, column: Column) -> dict[str, Any]:
 
 
 def _cell(cell: Cell, row: int, column: int, reasons: dict[str, int]) -> list[Any]:
-    """Row, column, mean, low, high, exposure, seeds, missing seeds, standing and reason."""
-    interval = cell.interval
-    reason = cell.records[0].declared["exposure"]["reason"]
+    """Row, column, mean, its text, low, high, exposure, seeds, missing, standing and reason."""
+    interval, reason = cell.interval, cell.exposure_reason
     return [
         row,
         column,
-        *(_rounded(value) for value in (interval.estimate, interval.low, interval.high)),
+        _rounded(interval.estimate),
+        "" if interval.estimate is None else f"{interval.estimate:.3f}",
+        *(_as_shown(value, 3) for value in (interval.low, interval.high)),
         cell.exposure,
         len(cell.records),
         len(cell.missing),
@@ -88,13 +89,19 @@ def _cell(cell: Cell, row: int, column: int, reasons: dict[str, int]) -> list[An
 
 
 def _ranks(grid: Grid, rows: Mapping[Row, int]) -> dict[str, Any]:
-    """By protocol: what the ranks are over, and [mean, low, high, place] by row."""
+    """By protocol: what the ranks are over, and [mean, its text, low, high, place] by row."""
     return {
         found.protocol: {
             "benchmarks": found.ranking.n_benchmarks,
             "columns": len(found.columns),
             "of": {
-                str(rows[row]): [_rounded(ranks.estimate), ranks.low, ranks.high, place]
+                str(rows[row]): [
+                    _rounded(ranks.estimate),
+                    f"{ranks.estimate:.1f}",
+                    _as_shown(ranks.low, 1),
+                    _as_shown(ranks.high, 1),
+                    place,
+                ]
                 for row, ranks, place in zip(
                     found.rows, found.ranking.ranks, found.ranking.places, strict=True
                 )
@@ -114,6 +121,11 @@ def _start(grid: Grid) -> dict[str, str]:
     budgets = Counter(str(c.budget) for c in own)
     common = [b for b, n in budgets.items() if n == max(budgets.values())]
     return {"protocol": protocol, "budget": common[(len(common) - 1) // 2]}
+
+
+def _as_shown(value: float | None, digits: int) -> float | None:
+    """As tables print it: the script would round a second time, and halves otherwise."""
+    return None if value is None else float(f"{value:.{digits}f}")
 
 
 def _rounded(value: float | None) -> float | None:

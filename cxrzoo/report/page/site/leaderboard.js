@@ -13,8 +13,8 @@
   const names = new Intl.Collator("en", { numeric: true });
 
   const cells = data.encoders.map(() => new Map());
-  for (const [row, column, mean, low, high, exposure, seeds, missing, standing, reason] of data.cells)
-    cells[row].set(column, { mean, low, high, exposure, seeds, missing, standing,
+  for (const [row, column, mean, text, low, high, exposure, seeds, missing, standing, reason] of data.cells)
+    cells[row].set(column, { mean, text, low, high, exposure, seeds, missing, standing,
                              reason: data.reasons[reason] });
   data.columns.forEach((column, i) => {
     column.index = i;
@@ -161,7 +161,7 @@
   function scoreOf(cell) {
     if (cell.mean === null) return ["undefined"];
     const tag = { best: "strong", tied: "em" }[cell.standing] ?? "span";
-    return [node(tag, {}, number(cell.mean)), ...markOf(cell)];
+    return [node(tag, {}, cell.text), ...markOf(cell)];
   }
 
   function scoreCell(row, column, first) {
@@ -182,8 +182,8 @@
   function rankCell(row) {
     const found = ranks().of[row];
     if (!found) return node("td", {}, node("span", { class: "none" }, "–"));
-    const [mean, low, high] = found;
-    return node("td", {}, node("span", {}, number(mean, 1)), node("small", {}, between(low, high, 1)));
+    const [, text, low, high] = found;
+    return node("td", {}, node("span", {}, text), node("small", {}, between(low, high, 1)));
   }
 
   function link(row) {
@@ -245,7 +245,7 @@
   function drawAnswer() {
     at("answer").replaceChildren(
       node("thead", {}, node("tr", {}, ...TITLES.map((t) => node("th", { scope: "col" }, t)))),
-      node("tbody", {}, ...columns.map(answerRow)));
+      node("tbody", {}, ...columns.filter((c) => c.kind !== "control").map(answerRow)));
   }
 
   function answerRow(column) {
@@ -260,7 +260,7 @@
       node("td", { "data-title": TITLES[2] }, node("span", {}, link(best), hiddenNote(best, column)),
         node("small", {}, `of ${compared} compared`),
         ...highestShown(best, column)),
-      node("td", { "data-title": TITLES[3] }, node("strong", {}, number(cell.mean)),
+      node("td", { "data-title": TITLES[3] }, node("strong", {}, cell.text),
         node("small", {}, between(cell.low, cell.high)),
         ...(cell.exposure === "clean" ? [] : [node("small", {}, `${MARKS[cell.exposure]} exposure ${cell.exposure}`)])),
       node("td", { "data-title": TITLES[4] }, node("span", {}, ...others(tied, column))));
@@ -278,8 +278,8 @@
     const scored = shown.filter((row) => (cellAt(row, column)?.mean ?? null) !== null);
     if (!isHidden(best, column) || !scored.length) return [];
     const row = scored.reduce((a, b) => (cellAt(b, column).mean > cellAt(a, column).mean ? b : a));
-    const { mean, low, high } = cellAt(row, column);
-    return [node("small", {}, "of those shown: ", link(row), ` ${number(mean)} ${between(low, high)}`)];
+    const { text, low, high } = cellAt(row, column);
+    return [node("small", {}, "of those shown: ", link(row), ` ${text} ${between(low, high)}`)];
   }
 
   function others(tied, column) {
@@ -346,7 +346,7 @@
     const scale = scales(places, points.map((p) => p.cell));
     const id = `panel-${groups().indexOf(group)}`;
     const spoken = series.filter((s) => s.points.length).map((s) => `${s.name}: `
-      + s.points.map((p) => `${number(p.cell.mean)} with ${labelled(p.column)}`).join(", ")).join("; ");
+      + s.points.map((p) => `${p.cell.text} with ${labelled(p.column)}`).join(", ")).join("; ");
     return node("figure", {},
       node("figcaption", { class: "name" }, group),
       shape("svg", { role: "img", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`,
