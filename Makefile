@@ -30,7 +30,8 @@ speed: .venv/installed-dev
 	$(BIN)/python benchmarks/speed/load.py
 	$(BIN)/python benchmarks/speed/views.py
 	$(BIN)/python benchmarks/speed/pretrain.py --data-root $(DATA)
-	$(BIN)/python benchmarks/speed/bootstrap.py
+	$(BIN)/python benchmarks/speed/bootstrap.py --loop 6
+	$(BIN)/python benchmarks/speed/leaderboard.py
 	$(BIN)/python benchmarks/speed/check.py
 	$(BIN)/python benchmarks/speed/images.py --data-root $(DATA)
 
