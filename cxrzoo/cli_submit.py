@@ -73,6 +73,8 @@ def submit_command(
         raise click.UsageError("say where the bundle goes: --out BUNDLE, or --push")
     if pushes and repo_id is None:
         raise click.UsageError("--push needs --repo-id ORG/NAME, the dataset of the results")
+    if pushes and offline:
+        raise click.UsageError("--push needs the network, which --offline forbids")
     if offline:
         go_offline()
     from cxrzoo.report.cells import Evidence
@@ -80,11 +82,14 @@ def submit_command(
     from cxrzoo.submit import grid as grids
     from cxrzoo.submit.build import Plan, build
     from cxrzoo.submit.container import BundleError
+    from cxrzoo.submit.push import dataset_id
     from cxrzoo.submit.validate import trial_problem, validate
 
     grid = grids.find(grid_name)
     if pushes and grid.trial and not trial:
         raise BundleError(trial_problem(grid_name))
+    if repo_id is not None:
+        dataset_id(repo_id)
     plan = Plan(encoder, grid, runs, data_root, base, device, workers, with_weights)
     made = build(plan)
     with tempfile.TemporaryDirectory(prefix="cxrzoo-") as folder:

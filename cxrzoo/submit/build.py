@@ -11,10 +11,12 @@ from cxrzoo.errors import CardError
 from cxrzoo.evaluation.record import Record
 from cxrzoo.evaluation.sweep import Sweep
 from cxrzoo.submit import bundle as bundles
-from cxrzoo.submit.bundle import Bundle
+from cxrzoo.submit import card_checks
+from cxrzoo.submit.bundle import CARD, Bundle
 from cxrzoo.submit.container import BundleError
 from cxrzoo.submit.grid import Grid
 from cxrzoo.submit.results import Results
+from cxrzoo.submit.validate import check_zoo_name
 from cxrzoo.zoo import encoder as zoo
 
 
@@ -44,11 +46,28 @@ def build(plan: Plan) -> Bundle:
     """
     if plan.encoder.startswith("timm:"):
         raise CardError("an encoder of timm has no card of its own; `cxrzoo convert` makes one")
+    _check_card(plan.encoder)
     _check_data(plan)
     records = [record for name in plan.grid.benchmarks for record in _evaluate(plan, name)]
     _, directory, _ = zoo.locate(plan.encoder)
     card = bundles.card_files(directory, _weights(plan.encoder) if plan.with_weights else None)
     return bundles.assemble(card, records, plan.runs, plan.grid.name)
+
+
+def _check_card(encoder: str) -> None:
+    """Before hours of work: whether the card says what a submission's must."""
+    card, directory, _ = zoo.locate(encoder)
+    if card.weights is None:
+        return  # loading says how to get them
+    files = {f"{CARD}/{name}": text for name, text in bundles.card_files(directory).items()}
+    sha256 = card.weights.sha256 or "0" * 64
+    draft = bundles.seal(files, encoder=card.name, weights_sha256=sha256, grid="")
+    problems = [
+        *card_checks.check_card(draft, card_checks.read_card(draft)),
+        *check_zoo_name(draft),
+    ]
+    if problems:
+        raise BundleError("\n".join(problems))
 
 
 def _check_data(plan: Plan) -> None:

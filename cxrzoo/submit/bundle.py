@@ -38,7 +38,7 @@ class Manifest(Strict):
     encoder: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/._@-]*$")]
     weights_sha256: Sha256
     grid: str
-    cxrzoo: str
+    cxrzoo: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,40}$")]
     files: dict[str, Sha256]
 
 
@@ -129,15 +129,23 @@ def write(bundle: Bundle, path: Path) -> None:
         write_atomically(path, write_zip(bundle.files))
         return
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    old = fresh.with_suffix(".old")
     with storage_errors(path, "the bundle"):
         try:
             for name, content in bundle.files.items():
                 write_atomically(fresh / name, content)
             if path.exists():
-                shutil.rmtree(path)
-            fresh.rename(path)
+                path.rename(old)
+            try:
+                fresh.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def check_schema(content: Any, name: str, ours: str) -> None:

@@ -21,8 +21,13 @@ from cxrzoo.errors import CxrzooError
 
 MAX_FILES = 5_000
 MAX_TOTAL_BYTES = 2_000_000_000
-IGNORED = (".git", ".cache")
-"""Beside a checkout's files: git's own folder, and that of the Hub's client."""
+MAX_DEPTH = 20
+_CLIENTS = (".cache", "huggingface")
+_CLIENTS_NOTES = re.compile(
+    r"\.gitignore|CACHEDIR\.TAG|trees/[0-9a-f]{40}\.json|.*\.(metadata|lock|incomplete)"
+)
+"""Where the Hub's client keeps its notes beside a download, and what they are called there."""
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DATE = (1980, 1, 1, 0, 0, 0)
 _REGULAR = (stat.S_IFREG | 0o644) << 16
@@ -46,6 +51,8 @@ def name_problem(name: str) -> str:
         return "has a name that begins with a dot, or holds more than letters, digits and ._-"
     if any(part.endswith(".") for part in name.split("/")):
         return "has a name that ends in a dot, which some systems leave off"
+    if any(_DEVICE.fullmatch(part) for part in name.split("/")):
+        return "has the name of a device, which some systems cannot write"
     return ""
 
 
@@ -55,7 +62,10 @@ def read_files(path: Path) -> dict[str, bytes]:
         return _read_folder(path)
     try:
         # from memory: nothing can change the file between two looks at it
-        if path.stat().st_size > MAX_TOTAL_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise BundleError(f"{path}: neither a folder nor a file, so it is not opened")
+        if about.st_size > MAX_TOTAL_BYTES:
             raise BundleError(f"{path}: larger than {MAX_TOTAL_BYTES:,} bytes")
         content = path.read_bytes()
     except OSError as error:
@@ -88,13 +98,20 @@ def unzip(
 def files_below(folder: Path) -> dict[str, Path]:
     """Every file below a folder by its name there, without following links.
 
-    Raises BundleError for links and for what is neither file nor folder.
+    Git's own folder does not count, nor do the notes of the Hub's client. Raises BundleError for
+    links, for what is neither file nor folder, and for folders nested too deep.
     """
     found: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder, followlinks=False):
         place = Path(parent)
-        if place == folder:
-            folders[:] = [name for name in folders if name not in IGNORED]
+        inside = place.relative_to(folder).parts
+        if len(inside) > MAX_DEPTH:
+            raise BundleError(f"{'/'.join(inside[:3])}: folders nested more than {MAX_DEPTH} deep")
+        if not inside:
+            folders[:] = [name for name in folders if name != ".git"]
+        if inside[:2] == _CLIENTS:
+            below = "".join(f"{part}/" for part in inside[2:])
+            names = [name for name in names if not _CLIENTS_NOTES.fullmatch(below + name)]
         for name in (*folders, *names):
             path = place / name
             kind = path.lstat().st_mode
@@ -105,6 +122,11 @@ def files_below(folder: Path) -> dict[str, Path]:
                 raise BundleError(f"{inner}: is neither a file nor a folder; take it out")
         found |= {(place / n).relative_to(folder).as_posix(): place / n for n in names}
     return dict(sorted(found.items()))
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder was made by git or by the Hub's client, so that it is a whole repository."""
+    return (folder / ".git").exists() or folder.joinpath(*_CLIENTS).exists()
 
 
 def write_zip(files: Mapping[str, bytes]) -> bytes:

@@ -20,8 +20,9 @@ from cxrzoo.submit.container import BundleError
 from cxrzoo.submit.grid import Rows
 from cxrzoo.zoo.card import Card, PretrainingData, Stage
 
-_WORD = re.compile(r"[\x20-\x7e]{0,100}")
-_TWINS = re.compile(r"\d+ test images are in the training split too, pixel for pixel")
+_WORD = re.compile(r"[\x20-\x3b\x3d\x3f-\x7e]{0,100}")  # plain ASCII, without < and >
+_KEY = re.compile(r"[a-z0-9_]{1,40}")
+_TWINS = re.compile(r"[1-9][0-9]{0,6} test images are in the training split too, pixel for pixel")
 """The one note that depends on the pixels (``data.store``), so that no grid can pin it."""
 
 
@@ -39,7 +40,15 @@ class Declared(Strict):
     strategy: str
     stages: list[Stage] | None = None
     license: str | None
-    pin: Annotated[str, Field(pattern=r"^hf:[\w./-]+@[0-9a-f]{40}$")] | None
+    pin: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^hf:[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[0-9a-f]{40}$"
+            ),
+        ]
+        | None
+    )
     pretraining_data: list[PretrainingData] | None
     exposure: _Exposure
     split: str
@@ -50,7 +59,7 @@ class Declared(Strict):
 def parse_declared(record: Record, where: str) -> Declared:
     """The declarations of a record in their one shape; raises BundleError."""
     try:
-        return Declared.model_validate(record.declared)
+        return Declared.model_validate(record.declared, strict=True)
     except ValidationError as error:
         raise BundleError(plain_lines(error, f"{where}: declared")) from None
 
@@ -73,7 +82,9 @@ def check_declared(record: Record, name: str, card: Card, rows: Rows) -> Iterato
         if getattr(declared, key) not in (value, *_older(key)):
             yield f"{name}: declares another {key} than the card; evaluate again after a change"
     yield from _check_details(record, name)
-    theirs = [note for note in declared.notes if not _TWINS.fullmatch(note)]
+    last = declared.notes[-1:]
+    twins = len(last) if _TWINS.fullmatch("".join(last)) else 0  # comes once, behind the others
+    theirs = declared.notes[: len(declared.notes) - twins]
     if theirs != list(rows.notes):
         yield f"{name}: has other notes than the benchmark: {theirs!r:.200}"
 
@@ -82,9 +93,13 @@ def _check_details(record: Record, name: str) -> Iterator[str]:
     """What a record says of its making: numbers and short texts."""
     for part, details in (("cost", record.cost), ("env", record.env)):
         for key, value in details.items():
+            if not _KEY.fullmatch(key):
+                yield f"{name}: {part} names {key!r:.60}, which nothing measures"
             plain = value is None or isinstance(value, int | float)
             if not plain and not (isinstance(value, str) and _WORD.fullmatch(value)):
                 yield f"{name}: {part}.{key:.40} is no number and no short text"
+            elif part == "cost" and not (isinstance(value, int | float) and 0 <= value < 1e12):
+                yield f"{name}: cost.{key:.40} is {value!r:.40}, which nothing costs"
 
 
 def _older(key: str) -> tuple[None, ...]:

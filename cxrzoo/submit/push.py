@@ -40,7 +40,7 @@ def push(bundle: Bundle, repo_id: str) -> Pushed:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    repo_id = _repo_id(repo_id)
+    repo_id = dataset_id(repo_id)
     api = HfApi()
     files = {f"{bundle.folder}/{name}": content for name, content in bundle.files.items()}
     with hub_errors(repo_id, None):
@@ -79,14 +79,13 @@ def _open_pull(
     api: HfApi, repo_id: str, bundle: Bundle, files: Mapping[str, bytes]
 ) -> Pushed | None:
     """The open pull request of this encoder that holds the same content, if there is one."""
-    pulls = api.get_repo_discussions(
-        repo_id, repo_type=KIND, discussion_type="pull_request", discussion_status="open"
-    )
+    pulls = api.get_repo_discussions(repo_id, repo_type=KIND, discussion_type="pull_request")
     for pull in pulls:
-        if pull.title != _title(bundle):
+        # a draft is what an interrupted submission leaves
+        if pull.title != _title(bundle) or pull.status not in ("open", "draft"):
             continue
         if _same(files, _hashes(api, repo_id, f"refs/pr/{pull.num}", bundle.folder)):
-            return Pushed(pull.url, str(pull.status), new=False)
+            return Pushed(pull.url, _opened(api, repo_id, pull.num), new=False)
     return None
 
 
@@ -126,7 +125,8 @@ def _description(bundle: Bundle) -> str:
     )
 
 
-def _repo_id(text: str) -> str:
+def dataset_id(text: str) -> str:
+    """The name of a dataset repository, checked; raises HubError."""
     try:
         repo_id, revision = parse(text)
     except HubError:

@@ -26,7 +26,7 @@ from cxrzoo.evaluation.cell import Cell, Subject, precision_for, run_cell
 from cxrzoo.evaluation.record import BenchmarkSpec, Record
 from cxrzoo.evaluation.verification import MIN_RERUN
 from cxrzoo.files import write_atomically
-from cxrzoo.submit import checks
+from cxrzoo.submit import card_checks
 from cxrzoo.submit.bundle import CARD, Bundle
 from cxrzoo.submit.validate import Report
 
@@ -146,7 +146,7 @@ def _difference(cell: Cell, record: Record) -> str:
 def _subject(bundle: Bundle, encoder: str | None, folder: Path) -> Subject:
     """The encoder with the weights beside the bundle's card, else with those of ``encoder``."""
     if encoder is None:
-        weights = checks.read_card(bundle).weights
+        weights = card_checks.read_card(bundle).weights
         file = weights.file if weights and weights.repo_id is None else None
         if file and f"{CARD}/{file}" not in bundle.files:
             raise WeightsError(

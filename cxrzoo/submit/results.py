@@ -7,6 +7,7 @@ records stay, and rows that no grid pins must be drawn from as they were before.
 from __future__ import annotations
 
 import filecmp
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from cxrzoo.evaluation.record import Record, read_record
 from cxrzoo.evaluation.verification import FOLDER as VERIFICATION
 from cxrzoo.submit import grid as grids
 from cxrzoo.submit.bundle import MANIFEST, RECORDS, Bundle, Manifest, parse_manifest
-from cxrzoo.submit.container import BundleError, files_below
+from cxrzoo.submit.container import BundleError, files_below, name_problem
 from cxrzoo.submit.grid import Rows
 from cxrzoo.submit.strict import parse_json
 
@@ -92,6 +93,27 @@ def other_pixels(records: dict[str, Record], base: Results) -> Iterator[str]:
             )
 
 
+def other_card(bundle: Bundle, base: Results) -> Iterator[str]:
+    """A note where a bundle changes files of an encoder that is among the results already: nobody
+    can tell from the files whose pull request it is."""
+    there = base.manifests.get(bundle.folder)
+    if there is None:
+        return
+    mine = bundle.manifest.files
+    changed = [n for n in sorted({*mine, *there.files}) if mine.get(n) != there.files.get(n)]
+    if changed:
+        few = ", ".join(changed[:3]) + f" and {len(changed) - 3} more" * (len(changed) > 3)
+        yield (
+            f"{bundle.folder} is among the results already, and this changes {few}: see that it "
+            "comes from those who submitted it"
+        )
+
+
+def folded(name: str) -> str:
+    """A name as a hasty reader sees it: without case, 0 as o, 1 and i as l, all marks alike."""
+    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).translate(str.maketrans("01i", "oll"))
+
+
 def _view(record: Record) -> tuple[str, str, int, str]:
     """The rows and how an encoder sees them."""
     spec, contract = record.spec.benchmark, record.spec.encoder.input
@@ -122,10 +144,10 @@ def _check_name(manifest: Manifest, folder: str, base: Results) -> Iterator[str]
                     f"{MANIFEST}: the name {manifest.encoder} is taken, by weights "
                     f"{theirs.weights_sha256[:12]}; give the encoder another name"
                 )
-        elif other.casefold() == folder.casefold():
+        elif folded(other) == folded(folder):
             yield (
-                f"{MANIFEST}: the name {manifest.encoder} is too close to {theirs.encoder}, whose "
-                "folder would be the same; give the encoder another name"
+                f"{MANIFEST}: the name {manifest.encoder} is too close to {theirs.encoder}; "
+                "give the encoder another name"
             )
         elif same_weights:
             yield f"{MANIFEST}: these weights are among the results already, as {theirs.encoder}"
@@ -139,6 +161,7 @@ def changed_folder(head: Path, base: Path) -> str:
     """
     before, after = files_below(base), files_below(head)
     problems, folders = [], set()
+    lacking = {n.split("/")[0] for n in before} - {n.split("/")[0] for n in after}
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if old and new and filecmp.cmp(old, new, shallow=False):
@@ -151,12 +174,22 @@ def changed_folder(head: Path, base: Path) -> str:
             problems.append(f"{name}: {what}; a submission is one folder, and nothing beside it")
         elif new is None:
             problems.append(f"{name}: {what}; what was accepted stays")
+        elif why := name_problem(name):
+            problems.append(f"{name}: {what}, and {why}")
         else:
             folders.add(folder)
     if len(folders) > 1:
         problems.append(f"{', '.join(sorted(folders))}: changed at once; submit one encoder")
     if not folders and not problems:
-        problems.append(f"{head}: nothing differs from {base}")
+        problems.append(
+            f"{head}: nothing differs from {base}; what is there already is checked again by its "
+            f"folder: `cxrzoo validate {base}/NAME --base {base}`"
+        )
+    if any(f"{folder}/{MANIFEST}" in before for folder in lacking):
+        problems.append(
+            f"{', '.join(sorted(lacking))}: if it came to the results after the pull request was "
+            "opened, close that and open another: `cxrzoo submit --push` again"
+        )
     if problems:
         raise BundleError("\n".join(problems))
     return folders.pop()

@@ -6,7 +6,7 @@ What is yielded are problems: where, what is wrong, what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -21,6 +21,7 @@ from cxrzoo.submit.grid import Rows
 TOLERANCE = 1e-6
 """Records are scored on the stored float16 logits: again, they differ by rounding of sums only."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 
 
@@ -55,6 +56,22 @@ class SetScore(Strict):
     n_images: Count
 
 
+class Validation(Strict):
+    """How good the chosen setting was on held-out folds."""
+
+    log_loss: Finite
+
+
+class Search(Strict):
+    """What was tried; ``curve`` is the validation loss of each setting, None where one broke."""
+
+    trials: Count
+    folds: Count | None = None
+    steps_per_trial: Count | None = None
+    images_trained: Count | None = None
+    curve: list[Finite | None]
+
+
 class Result(Strict):
     """``Record.result``, as ``run_cell`` writes it."""
 
@@ -63,14 +80,14 @@ class Result(Strict):
     budget_labels: dict[str, LabelCount]
     predictions_sha256: str
     chosen: dict[str, float]
-    validation: dict[str, float]
-    search: dict[str, Any]
+    validation: Validation
+    search: Search
 
 
 def parse_result(record: Record, where: str) -> Result:
     """The result of a record in its one shape; raises BundleError."""
     try:
-        return Result.model_validate(record.result)
+        return Result.model_validate(record.result, strict=True)
     except ValidationError as error:
         raise BundleError(plain_lines(error, f"{where}: result")) from None
 
@@ -180,9 +197,9 @@ def _check_budget(record: Record, result: Result, where: str) -> Iterator[str]:
 
 def _check_search(result: Result, protocol: Protocol, where: str) -> Iterator[str]:
     """Whether as many settings were tried as the protocol has, and one of them chosen."""
-    if result.search.get("trials") != protocol.trials:
+    if result.search.trials != protocol.trials or len(result.search.curve) != protocol.trials:
         yield (
-            f"{where}: tried {result.search.get('trials')!r:.20} settings; {protocol.name} has "
+            f"{where}: tried {result.search.trials} settings; {protocol.name} has "
             f"{protocol.trials} for everybody"
         )
     if isinstance(protocol, LinearV1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from cxrzoo.submit.container import BundleError, unzip
 
 MAX_JSON_BYTES = 2_000_000
 MAX_JSON_DEPTH = 20
+MAX_INTEGER = 2**53
 MAX_PREDICTION_BYTES = 64_000_000
 MAX_TEST_SETS = 20
 _NPY_HEADER_BYTES = 2_000
+_MAX_DIMENSIONS = 4
 
 
 def parse_json(content: bytes, where: str) -> Any:
@@ -29,17 +32,26 @@ def parse_json(content: bytes, where: str) -> Any:
             raise BundleError(f"{where}: holds {text[:20]}, which is no finite number")
         return value
 
+    def whole(text: str) -> int:
+        value = int(text)
+        if abs(value) > MAX_INTEGER:
+            raise BundleError(f"{where}: holds {text[:20]}, too large for many readers")
+        return value
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = max(names, key=names.count)
+            ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
             raise BundleError(f"{where}: names {twice[:80]!r} twice; readers would differ")
         return found
 
     try:
         value = json.loads(
-            content.decode(), parse_constant=number, parse_float=number, object_pairs_hook=unique
+            content.decode(),
+            parse_constant=number,
+            parse_float=number,
+            parse_int=whole,
+            object_pairs_hook=unique,
         )
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not valid JSON ({error})") from None
@@ -52,10 +64,13 @@ def parse_npz(content: bytes, where: str) -> dict[str, np.ndarray]:
     """The float16 arrays of a prediction file, by test set; never unpickles. Raises BundleError."""
     if not content.startswith(b"PK"):
         raise BundleError(f"{where}: is no npz file, whatever its name says; it is not opened")
-    members = unzip(content, where, MAX_TEST_SETS, MAX_PREDICTION_BYTES)
-    return {
-        name.removesuffix(".npy"): _parse_npy(data, f"{where}: {name}") for name, data in members
-    }
+    found = {}
+    for name, data in unzip(content, where, MAX_TEST_SETS, MAX_PREDICTION_BYTES):
+        array = _parse_npy(data, f"{where}: {name}")
+        if not name.endswith(".npy"):  # numpy takes it for the one of that name with the ending
+            raise BundleError(f"{where}: {name} has not the ending .npy")
+        found[name.removesuffix(".npy")] = array
+    return found
 
 
 def _is_deep(value: Any) -> bool:
@@ -83,6 +98,8 @@ def _parse_npy(content: bytes, where: str) -> np.ndarray:
         raise BundleError(
             f"{where} is an array of Python objects, which is a pickle and runs code; not opened"
         )
+    if len(shape) > _MAX_DIMENSIONS or any(length < 0 for length in shape):
+        raise BundleError(f"{where} declares shape {str(shape)[:80]}, which no predictions have")
     if dtype != np.dtype("<f2"):
         raise BundleError(f"{where} has type {dtype.str}; predictions are float16 ('<f2')")
     data = content[stream.tell() :]

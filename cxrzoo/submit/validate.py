@@ -16,11 +16,18 @@ from cxrzoo.evaluation.record import Record
 from cxrzoo.evaluation.verification import SELF_REPORTED, Verification
 from cxrzoo.report.cells import Evidence
 from cxrzoo.submit import bundle as bundles
-from cxrzoo.submit import checks
+from cxrzoo.submit import card_checks, checks
 from cxrzoo.submit import grid as grids
 from cxrzoo.submit.bundle import MANIFEST, Bundle
-from cxrzoo.submit.container import BundleError
-from cxrzoo.submit.results import Results, changed_folder, check_against, other_pixels
+from cxrzoo.submit.container import BundleError, is_checkout
+from cxrzoo.submit.results import (
+    Results,
+    changed_folder,
+    check_against,
+    folded,
+    other_card,
+    other_pixels,
+)
 from cxrzoo.zoo import registry
 
 
@@ -140,7 +147,8 @@ def trial_problem(grid: str) -> str:
 
 def _open(path: Path, base: Path | None) -> Bundle:
     """A bundle, or the one in which a whole results folder differs from ``base``."""
-    if not path.is_dir() or (path / MANIFEST).is_file() or base is None:
+    alone = path.is_dir() and (path / MANIFEST).is_file() and not is_checkout(path)
+    if not path.is_dir() or alone or base is None:
         return bundles.read(path)
     folder = changed_folder(path, base)
     bundle = bundles.read(path / folder)
@@ -153,16 +161,20 @@ def _open(path: Path, base: Path | None) -> Bundle:
 
 
 def _setting(bundle: Bundle, base: Results | None, evidence: Evidence) -> checks.Setting:
-    card = checks.read_card(bundle)
+    card = card_checks.read_card(bundle)
     grid = grids.find(bundle.manifest.grid)
     return checks.Setting(bundle, card, grid, base, evidence)
 
 
 def _check(report: Report, setting: checks.Setting) -> None:
     bundle = setting.bundle
-    report.collect(checks.check_files(bundle, setting.card))
-    report.collect(checks.check_card(bundle, setting.card))
-    report.collect(_check_zoo_name(bundle))
+    report.collect(card_checks.check_files(bundle, setting.card))
+    report.collect(card_checks.check_card(bundle, setting.card))
+    report.collect(check_zoo_name(bundle))
+    before = len(report.problems)
+    report.collect(checks.check_size(bundle))
+    if len(report.problems) > before:
+        return
     for name in bundle.record_names:
         try:
             report.records[name] = checks.read_record(bundle, name)
@@ -184,6 +196,7 @@ def _against(
     bundle: Bundle, records: dict[str, Record], base: Results, notes: list[str]
 ) -> Iterator[str]:
     yield from check_against(bundle, records, base)
+    notes.extend(other_card(bundle, base))
     notes.extend(other_pixels(records, base))
 
 
@@ -196,14 +209,27 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)[:1000]
 
 
-def _check_zoo_name(bundle: Bundle) -> list[str]:
-    """The name of an encoder that comes with the zoo belongs to its weights."""
+def check_zoo_name(bundle: Bundle) -> list[str]:
+    """The name of an encoder that comes with the zoo belongs to its weights.
+
+    One without weights yet may be trained by anybody.
+    """
     manifest = bundle.manifest
-    if manifest.encoder not in registry.list_encoders():
-        return []
+    if manifest.encoder.startswith(("timm:", "hf:")):
+        return [f"{MANIFEST}: {manifest.encoder} says where an encoder is, and is no name of one"]
+    known = registry.list_encoders()
+    if manifest.encoder not in known:
+        twin = next((name for name in known if folded(name) == folded(manifest.encoder)), None)
+        close = f"{MANIFEST}: the name {manifest.encoder} is too close to {twin}, of the zoo"
+        return [f"{close}; give the encoder another name"] if twin else []
     weights = registry.find(manifest.encoder)[0].weights
-    if weights is None or weights.sha256 in (None, manifest.weights_sha256):
+    if weights is None or weights.sha256 == manifest.weights_sha256:
         return []
+    if weights.sha256 is None:
+        return [
+            f"{MANIFEST}: {manifest.encoder} is an encoder of the zoo, whose card does not state "
+            "its weights' sha256: add it there first, or give yours another name"
+        ]
     return [
         f"{MANIFEST}: {manifest.encoder} is an encoder of the zoo with other weights; give yours "
         "another name"
@@ -211,15 +237,19 @@ def _check_zoo_name(bundle: Bundle) -> list[str]:
 
 
 def _verification(report: Report, base: Path) -> Verification:
-    """What was checked now, and before of the same weights."""
+    """What was checked now, and before of the same weights.
+
+    Cells that were repeated before say nothing of records that came later: with such, it takes new
+    ones for the tier.
+    """
     assert report.bundle is not None
     manifest = report.bundle.manifest
     recomputed, rerun = set(report.recomputed), set(report.rerun)
     path = verification.path_of(base, manifest.encoder)
     if path.is_file():
         known = verification.read(path)
+        rerun |= set(known.rerun) if recomputed <= set(known.records) else set()
         recomputed |= set(known.records)
-        rerun |= set(known.rerun)
     return Verification(
         schema="cxrzoo.verification/1",
         encoder=manifest.encoder,

@@ -7,6 +7,7 @@ carry the Hub's own names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -206,6 +207,13 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     if not text.startswith("---\n") or "\n---" not in text[4:]:
         raise ValueError("no YAML front matter between two lines of '---' at the top")
     header, body = text[4:].split("\n---", 1)
+    if not re.match(r"[-\s]*$", body.partition("\n")[0]):
+        raise ValueError(
+            "the line of '---' that ends the front matter goes on; readers would differ"
+        )
+    hidden = next((c for c in header if c not in "\n\t" and not c.isprintable()), None)
+    if hidden is not None:
+        raise ValueError(f"front matter holds the control character {hidden!r}, which hides text")
     front = parse_yaml(header, aliases=False)
     if not isinstance(front, dict):
         raise ValueError("front matter must be a mapping")

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
+import time
 import zipfile
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrzoo.errors import RecordError
+from cxrzoo.errors import RecordError, StorageError
 from cxrzoo.evaluation.record import read_records
 from cxrzoo.submit import bundle as bundles
 from cxrzoo.submit.container import BundleError, files_below, name_problem, read_files, write_zip
@@ -100,6 +102,12 @@ def test_what_git_and_the_hubs_client_keep_beside_a_checkout_does_not_count(soun
     assert bundles.read(place) == sound
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "b.zip")
+    with pytest.raises(BundleError, match="neither a folder nor a file, so it is not opened"):
+        bundles.read(tmp_path / "b.zip")
+
+
 def test_nothing_there_is_said_plainly(tmp_path):
     with pytest.raises(BundleError, match=r"cannot be read \(No such file or directory\)"):
         bundles.read(tmp_path / "nowhere.zip")
@@ -176,6 +184,48 @@ def test_predictions_are_read_as_numpy_wrote_them():
 def test_json_that_readers_could_take_in_two_ways_is_refused(text, message):
     with pytest.raises(BundleError, match=message):
         parse_json(text.encode(errors="surrogatepass"), "x.json")
+
+
+def test_many_keys_of_which_one_is_twice_are_refused_at_once():
+    keys = ",".join(f'"{n:x}":1' for n in range(40_000))
+    started = time.perf_counter()
+    with pytest.raises(BundleError, match="names '0' twice"):
+        parse_json(f'{{{keys},"0":2}}'.encode(), "x.json")
+    assert time.perf_counter() - started < 5
+
+
+def test_many_wrong_fields_are_listed_at_once():
+    content = {"schema": bundles.SCHEMA, "files": {f"{n:x}": "" for n in range(20_000)}}
+    started = time.perf_counter()
+    with pytest.raises(BundleError, match=r"files\.0: "):
+        bundles.parse_manifest(content)
+    assert time.perf_counter() - started < 10
+
+
+def test_folders_nested_without_end_are_refused(tmp_path):
+    place = tmp_path
+    for _ in range(30):
+        place = place / "a"
+    place.mkdir(parents=True)
+    with pytest.raises(BundleError, match="a/a/a: folders nested more than 20 deep"):
+        files_below(tmp_path)
+
+
+def test_a_bundle_stays_when_its_successor_cannot_take_its_place(sound, tmp_path, monkeypatch):
+    place = tmp_path / "b"
+    bundles.write(sound, place)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, "no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageError, match="the disk is full"):
+        bundles.write(sound, place)
+    assert bundles.read(place) == sound
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_results_folder_is_read_as_records(sound, tmp_path):

@@ -83,6 +83,7 @@ def test_nothing_is_accepted_that_is_refused(sound, tmp_path):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["submit", "x"], "say where the bundle goes: --out BUNDLE, or --push"),
+    (["submit", "x", "--push", "--repo-id", "a/b", "--offline"], "--push needs the network"),
     (["submit", "x", "--push"], "--push needs --repo-id ORG/NAME"),
     (["validate", "x", "--accept"], "--accept needs --base RESULTS"),
     (["validate", "x", "--cells", "2"], "are of --rerun"),
@@ -109,6 +110,29 @@ def test_data_that_the_grid_does_not_know_is_said_before_hours_of_work(tmp_path,
     assert done.exit_code == 1
     assert "phantom: the copy at hand (120 images, rows" in done.output
     assert not Path(tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"pretraining_data": None}, "pretraining_data is missing, so exposure is not declared"),
+    ({"name": "Random-Init"}, "the name Random-Init is too close to random-init"),
+    ({"strategy": [{"method": "moco", "data": "cxr", "init": "random"}]}, "its strategy trains"),
+])  # fmt: skip
+def test_a_card_that_is_refused_later_is_refused_before_hours_of_work(tmp_path, change, message):
+    directory = forge.card_directory(tmp_path)
+    edit_card(directory, **change)
+    done = run("submit", directory, "--grid", "tiny", "--runs", tmp_path / "runs",
+               "--out", tmp_path / "b")  # fmt: skip
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_repository_that_is_none_is_said_before_hours_of_work(tmp_path):
+    done = run("submit", forge.card_directory(tmp_path), "--grid", "tiny", "--push",
+               "--repo-id", "results", "--runs", tmp_path / "runs")  # fmt: skip
+    assert done.exit_code == 1
+    assert "'results' is no dataset repository on the Hub; write ORG/NAME" in done.output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_trial_grid_is_not_pushed_unless_asked(tmp_path):

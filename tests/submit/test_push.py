@@ -144,6 +144,14 @@ def test_a_draft_is_opened(hub, saved, tmp_path, monkeypatch):
     assert hub.repo(f"datasets/{RESULTS}").discussions[0].status == "open"
 
 
+def test_a_draft_that_an_interrupted_submission_left_is_opened(hub, saved, tmp_path):
+    push(hub, tmp_path, saved)
+    (pull,) = hub.repo(f"datasets/{RESULTS}").discussions
+    pull.status = "draft"
+    assert "discussions/1', status='open', new=False" in push(hub, tmp_path, saved)
+    assert [pull.status] == ["open"]
+
+
 @pytest.mark.parametrize(("repo_id", "message"), [
     ("nobody/nothing", "nobody/nothing does not exist"),
     ("hf:lab/results", "'hf:lab/results' is no dataset repository on the Hub; write ORG/NAME"),

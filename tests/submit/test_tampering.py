@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from cxrzoo import __version__
 from cxrzoo.evaluation import record as records
 from cxrzoo.report.cells import Evidence
 from cxrzoo.submit.bundle import MANIFEST, Bundle
@@ -145,6 +147,16 @@ def _(forge: Forge) -> None:
 def _(forge: Forge) -> None:
     (name,) = (n for n in forge.names if "b20-s1" in n)
     del forge.files[name], forge.files[name.replace(".json", ".npz")]
+
+
+@case("one seed's predictions for another", "has the predictions of another cell, records/my-enc")
+def _(forge: Forge) -> None:
+    """A good seed's, with the scores that follow from them."""
+    first, second = forge.names[:2]
+    result = forge.content(first)["result"]
+    predictions = forge.files[first.replace(".json", ".npz")]
+    forge.files[second.replace(".json", ".npz")] = predictions
+    forge.alter(lambda c: c.update(result=result), which=1)
 
 
 @case("a cell twice, to choose from", "a second record of the same cell")
@@ -335,6 +347,147 @@ def _(forge: Forge) -> None:
     forge.edit("card/config.json", "tf_efficientnet_lite0", "resnet50")
 
 
+@case("a card's key twice", "YAML names 'pretraining_data' twice; readers would differ")
+def _(forge: Forge) -> None:
+    seen = "pretraining_data:\n- dataset: phantom\n  split: all\n  labels_seen: true\n"
+    forge.edit("card/README.md", "pretraining_data: []\n", f"{seen}pretraining_data: []\n")
+
+
+@case("a key merged into the card", "YAML names '<<' to merge, not allowed")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", "provenance:", "<<: {license_link: x}\nprovenance:")
+
+
+@case("a licence as bytes, which no check of texts sees", r"not valid YAML here: tags \(.*binary\)")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", "license: apache-2.0", "license: !!binary G1sySm1pdA==")
+    for which in range(4):
+        forge.alter(lambda c: c["declared"].update(license="\x1b[2Jmit"), which=which)
+
+
+@case("front matter whose end is none", "that ends the front matter goes on; readers would differ")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", "\n---\n", "\n---x\nlicense_link: elsewhere\n---\n")
+
+
+@case("text turned around in a comment", r"front matter holds the control character '\\u202e'")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", "pretraining_data", "# not \u202e seen\npretraining_data")
+
+
+@case("an order for the terminal below the card", r"holds '\\x1b', which a terminal obeys or")
+def _(forge: Forge) -> None:
+    forge.files["card/README.md"] += b"\x1b[2J"
+
+
+@case("a row of one's own in Markdown", r"license 'mit.*' is no line of at most 200 characters")
+def _(forge: Forge) -> None:
+    row = "mit |\n| best | 0.99"
+    forge.edit("card/README.md", "license: apache-2.0", f"license: {json.dumps(row)}")
+    for which in range(4):
+        forge.alter(lambda c: c["declared"].update(license=row), which=which)
+
+
+TRAINED = "- method: moco\n  data: {}\n  init: {}\n"
+UNTRAINED = (
+    "- method: none\n  data: null\n  init: random\n"
+    "  source: timm initialisation of tf_efficientnet_lite0\n"
+)
+PHOTOGRAPHS = "pretraining_data:\n- dataset: imagenet-1k\n"
+
+
+@case("trained on nothing", r"is \[\], but its strategy trains: moco on cxr")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", UNTRAINED, TRAINED.format("cxr", "random"))
+
+
+@case("data of the strategy left out", "leaves out phantom, which the last stage")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", UNTRAINED, TRAINED.format("imagenet-1k + phantom", "random"))
+    forge.edit("card/README.md", "pretraining_data: []\n", PHOTOGRAPHS)
+
+
+@case("a start from itself", "a stage starts from my-encoder, the encoder itself")
+def _(forge: Forge) -> None:
+    forge.edit("card/README.md", UNTRAINED, TRAINED.format("cxr", "my-encoder"))
+    forge.edit("card/README.md", "pretraining_data: []\n", PHOTOGRAPHS)
+
+
+@case("data of an encoder of the zoo left out", "leaves out chexpert, nih14, which medmae-")
+def _(forge: Forge) -> None:
+    stage = TRAINED.format("imagenet-1k", "medmae-densenet121-mae")
+    forge.edit("card/README.md", UNTRAINED, stage)
+    whole = f"data_of_all_stages: true\n{PHOTOGRAPHS}"
+    forge.edit("card/README.md", "pretraining_data: []\n", whole)
+
+
+@case("a config with more in it", "config.json: holds more or less than architecture, golden")
+def _(forge: Forge) -> None:
+    forge.edit("card/config.json", "{", '{"input": {"size_px": 1},')
+
+
+@case("a golden output of texts", "config.json: has no golden output as `cxrzoo convert` writes it")
+def _(forge: Forge) -> None:
+    forge.edit("card/config.json", "0.948734", '"<script>"')
+
+
+# Values that readers take in other ways
+
+
+@case("a score as a text", "macro.auroc: Input should be a valid number")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: score(c)["macro"].update(auroc=str(score(c)["macro"]["auroc"])))
+
+
+@case("a flag as a text, which is true", "exposure.labels_seen: Input should be a valid boolean")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["declared"]["exposure"].update(labels_seen="false"))
+
+
+@case("an integer that no float holds", "holds 10{19}, too large for many readers")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["cost"].update(seconds=10**400))
+
+
+@case("time to spare", "cost.seconds is -5, which nothing costs")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["cost"].update(seconds=-5))
+
+
+@case("praise in the search", "result: search.praise: unknown field")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["result"]["search"].update(praise="<script>"))
+
+
+@case("HTML for a key", "env names '<script>', which nothing measures")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["env"].update({"<script>": 1}))
+
+
+@case("HTML for a platform", "env.platform is no number and no short text")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["env"].update(platform="<img src=x onerror=alert(1)>"))
+
+
+@case(
+    "a note about twins a thousand times", "has other notes than the benchmark: .*pixel for pixel"
+)
+def _(forge: Forge) -> None:
+    twins = "3 test images are in the training split too, pixel for pixel"
+    forge.alter(lambda c: c["declared"]["notes"].extend([twins] * 1000))
+
+
+@case("a pin that leads elsewhere", "declared: pin: String should match pattern")
+def _(forge: Forge) -> None:
+    forge.alter(lambda c: c["declared"].update(pin="hf:lab/../\u0430dmin@" + "a" * 40))
+
+
+@case("a version that is a page", "bundle.json: cxrzoo: String should match pattern")
+def _(forge: Forge) -> None:
+    forge.seal()
+    forge.edit(MANIFEST, f'"cxrzoo": "{__version__}"', '"cxrzoo": "<script>"')
+
+
 # Predictions
 
 
@@ -378,6 +531,34 @@ def _(forge: Forge) -> None:
     forge.predict(write_zip({"test.npy": stream.getvalue()}))
 
 
+@case("a shape below zero", r"declares shape \(-60, -5\), which no predictions have")
+def _(forge: Forge) -> None:
+    """Its product is right."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": (-60, -5)}
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    forge.predict(write_zip({"test.npy": stream.getvalue() + forge.logits.tobytes()}))
+
+
+@case("a shape of a hundred dimensions", r"declares shape \(60, 5, 1.*, which no predictions have")
+def _(forge: Forge) -> None:
+    header = {"descr": "<f2", "fortran_order": False, "shape": (60, 5) + (1,) * 100}
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    forge.predict(write_zip({"test.npy": stream.getvalue() + forge.logits.tobytes()}))
+
+
+@case("two arrays of one name", r"\.npz: test has not the ending \.npy")
+def _(forge: Forge) -> None:
+    """numpy reads the one without the ending."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, forge.logits[::-1])
+    name = forge.names[0].replace(".json", ".npz")
+    with zipfile.ZipFile(io.BytesIO(forge.files[name])) as file:
+        good = file.read("test.npy")
+    forge.predict(write_zip({"test": stream.getvalue(), "test.npy": good}))
+
+
 @case("a zip bomb for predictions", "unpacks to 100,000,128 bytes, more than 64,000,000")
 def _(forge: Forge) -> None:
     stream = io.BytesIO()
@@ -418,6 +599,25 @@ def _(forge: Forge) -> None:
 def _(forge: Forge) -> None:
     with_weights_file(forge)
     forge.files["card/model.safetensors"] = b"\xff" * 100
+
+
+@case("other weights than those evaluated", r"are other weights \(sha256\) than the bundle and")
+def _(forge: Forge) -> None:
+    with_weights_file(forge)
+    forge.files["card/model.safetensors"] = safetensors.numpy.save({"a": np.zeros(3)})
+
+
+@case("more JSON than memory holds", "bytes of JSON, more than 50,000,000; not read")
+def _(forge: Forge) -> None:
+    """A zip of 50 kB."""
+    for number in range(30):
+        forge.files[f"records/{number}.json"] = b"[" + b"[]," * 600_000 + b"[]]"
+        forge.files[f"records/{number}.npz"] = b"PK"
+
+
+@case("the name of a device", r"'card/Con\.md' has the name of a device")
+def _(forge: Forge) -> None:
+    forge.files["card/Con.md"] = b""
 
 
 @case("a file altered", "card/config.json: altered after the bundle was made")
@@ -576,6 +776,20 @@ def test_the_untouched_bundle_passes(sound, tmp_path):
     report = validate(Forge(sound).save(tmp_path / "b.zip"))
     assert report.problems == []
     assert (report.tier, len(report.recomputed), len(report.records)) == ("recomputed", 4, 4)
+
+
+def test_a_setting_that_is_equal_and_hashes_differently_is_another(sound, tmp_path):
+    """Else one experiment has as many run keys as its numbers have types."""
+    forge = Forge(sound)
+
+    def as_float(content: dict[str, Any]) -> None:
+        settings = content["spec"]["protocol"]
+        key = next(key for key, value in settings.items() if type(value) is int)
+        settings[key] = float(settings[key])
+
+    forge.alter(as_float)
+    (problem,) = validate(forge.save(tmp_path / "b.zip")).problems
+    assert "protocol 'linear-v1' has not the settings of linear-v1" in problem
 
 
 def test_all_problems_are_listed_at_once_each_with_its_file(sound, tmp_path):

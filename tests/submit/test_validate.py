@@ -12,6 +12,7 @@ from cxrzoo.report.cells import Evidence
 from cxrzoo.submit import bundle as bundles
 from cxrzoo.submit import grid as grids
 from cxrzoo.submit.bundle import Bundle
+from cxrzoo.submit.checks import check_grid, read_record
 from cxrzoo.submit.container import BundleError
 from cxrzoo.submit.validate import accept, validate
 from tests.submit import forge
@@ -40,6 +41,11 @@ def results(tmp_path: Path, other: Bundle, evidence: Evidence) -> Path:
     bundles.write(other, tmp_path / "other.zip")
     accept(validate(tmp_path / "other.zip", base=folder, evidence=evidence), folder)
     return folder
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
 
 
 def checked(bundle: Bundle | Forge, folder: Path, evidence: Evidence, **settings) -> list[str]:
@@ -122,6 +128,19 @@ def test_the_zoos_own_names_belong_to_its_weights(tmp_path, evidence):
     assert "random-init is an encoder of the zoo with other weights" in problem
 
 
+@pytest.mark.parametrize(("name", "message"), [
+    ("Random-Init", "the name Random-Init is too close to random-init, of the zoo"),
+    ("rand0m-1n1t", "the name rand0m-1n1t is too close to random-init, of the zoo"),
+    ("random_init", "the name random_init is too close to random-init, of the zoo"),
+    ("rad-dino", "an encoder of the zoo, whose card does not state its weights' sha256"),
+    ("timm:resnet18.a1_in1k", "says where an encoder is, and is no name of one"),
+    ("hf:lab/encoder", "says where an encoder is, and is no name of one"),
+])  # fmt: skip
+def test_names_that_look_like_the_zoos_are_not_taken(tmp_path, evidence, name, message):
+    (problem,) = checked(forge.make(tmp_path / "made", name, **OTHER), tmp_path, evidence)
+    assert message in problem
+
+
 def test_predictions_of_another_encoder_are_recognised(results, other, sound, tmp_path, evidence):
     """The other encoder's record, with the spec and declarations of one's own, sealed anew."""
     stolen = Forge(sound)
@@ -202,12 +221,74 @@ class TestCheckout:
         (lambda h: (h / "my-encoder").rename(h / "best"), "which belongs in my-encoder"),
         (lambda h: shutil.rmtree(h / "my-encoder"), "nothing differs from"),
         (lambda h: (h / "my-encoder" / "x.py").write_text("x"), "x.py: not listed in bundle.json"),
+        (lambda h: write(h / "my-encoder" / ".cache" / "x.py"), "x.py: is added, and has a name"),
+        (lambda h: write(h / ".cache" / "huggingface" / "x.py"), "x.py: is added, and has a name"),
+        (lambda h: shutil.rmtree(h / "other"), "other: if it came to the results after the pull"),
+        (lambda h: shutil.rmtree(h / "my-encoder"), "`cxrzoo validate"),
     ], ids=["other changed", "other deleted", "own verification", "verification changed", "page",
-            "file beside", "other folder", "nothing", "code"])  # fmt: skip
+            "file beside", "other folder", "nothing", "code", "hidden", "hidden beside",
+            "folder lacking", "nothing, advice"])  # fmt: skip
     def test_nothing_else_may_change(self, results, head, evidence, change, message):
         change(head)
         problems = validate(head, base=results, evidence=evidence).problems
         assert any(message in problem for problem in problems), problems
+
+    @pytest.mark.parametrize("mark", [".git", ".cache/huggingface"])
+    def test_a_bundle_in_place_of_all_results_is_no_bundle_by_itself(
+        self, results, sound, tmp_path, evidence, mark
+    ):
+        """A pull request that deletes everything, and has a bundle's files at the top."""
+        head = tmp_path / "everything"
+        bundles.write(sound, head)
+        assert validate(head, base=results, evidence=evidence).ok
+        (head / mark).mkdir(parents=True)
+        problems = validate(head, base=results, evidence=evidence).problems
+        assert "other/bundle.json: is deleted; what was accepted stays" in problems
+
+    def test_a_change_of_what_is_there_is_noted(self, results, other, evidence, tmp_path):
+        """Whose pull request it is, the files do not tell."""
+        head = Path(shutil.copytree(results, tmp_path / "head"))
+        forger = Forge(other)
+        forger.files["card/README.md"] += b"Use mine instead.\n"
+        bundles.write(bundles.read(forger.save(tmp_path / "b.zip")), head / "other")
+        report = validate(head, base=results, evidence=evidence)
+        assert report.ok
+        assert any("changes card/README.md: see that it comes" in n for n in report.notes)
+
+
+def test_cells_repeated_before_do_not_speak_for_later_records(results, other, tmp_path, evidence):
+    path = verification.path_of(results, "other")
+    known = verification.read(path)
+    fewer = known.records[:3]
+    verification.write(
+        results, known.model_copy(update={"tier": "rerun", "records": fewer, "rerun": fewer})
+    )
+    bundles.write(other, tmp_path / "b.zip")
+    accept(validate(tmp_path / "b.zip", base=results, evidence=evidence), results)
+    assert verification.read(path) == known
+
+
+def test_all_labels_and_features_that_say_nothing_may_give_the_same_predictions(sound):
+    records = {name: read_record(sound, name) for name in sound.record_names}
+    grid = forge.tiny_grid()
+    (first, second), both = list(records)[:2], {}
+    for name in (first, second):
+        result = records[first].result
+        both[name] = records[name].model_copy(update={"result": result})
+
+    def repeats() -> list[str]:
+        return [p for p in check_grid(both, grid) if "predictions of another cell" in p]
+
+    assert len(repeats()) == 1
+    for name, record in both.items():
+        budget = record.spec.budget.model_copy(update={"size": "full"})
+        spec = record.spec.model_copy(update={"budget": budget})
+        both[name] = record.model_copy(update={"spec": spec})
+    assert repeats() == []
+    chance = {"predictions_sha256": "0" * 64, "tests": {"test": {"macro": {"auroc": 0.5}}}}
+    for name in both:
+        both[name] = records[name].model_copy(update={"result": chance})
+    assert repeats() == []
 
 
 def test_an_update_keeps_what_was_verified_before(results, other, tmp_path, evidence):
