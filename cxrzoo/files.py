@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,32 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(path: Path, what: str) -> Iterator[Path]:
+    """A new folder beside ``path`` that takes its place when the block ends without an error.
+
+    What was there is there until then, and comes back where the new one cannot take its place.
+    """
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    old = fresh.with_suffix(".old")
+    with storage_errors(path, what):
+        try:
+            fresh.mkdir(parents=True)
+            yield fresh
+            if path.exists():
+                path.rename(old)
+            try:
+                fresh.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def safe_name(name: str) -> str:

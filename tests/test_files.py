@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
 from cxrzoo.errors import StorageError
-from cxrzoo.files import canonical_json, sha256_of_file, sha256_of_json, write_atomically
+from cxrzoo.files import (
+    canonical_json,
+    replaced_folder,
+    sha256_of_file,
+    sha256_of_json,
+    write_atomically,
+)
 
 
 def test_a_written_file_replaces_the_old_one_and_makes_its_folder(tmp_path):
@@ -45,6 +52,37 @@ def test_a_file_in_place_of_a_folder_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=str(tmp_path / "file" / "a.json")):
         write_atomically(tmp_path / "file" / "a.json", b"")
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_whole(tmp_path):
+    place = tmp_path / "place"
+    for text in ("one", "two"):
+        with replaced_folder(place, "it") as fresh:
+            (fresh / "a").write_text(text)
+            assert not place.exists() or (place / "a").read_text() == "one"
+        assert (place / "a").read_text() == text
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_folder_stays_when_the_new_one_fails(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    with replaced_folder(place, "it") as fresh:
+        (fresh / "a").write_text("one")
+    with pytest.raises(RuntimeError), replaced_folder(place, "it"):
+        raise RuntimeError
+    assert [p.name for p in place.iterdir()] == ["a"]
+    rename = Path.rename
+
+    def broken(self, target):
+        if self.suffix == ".tmp":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(StorageError, match="place"), replaced_folder(place, "it"):
+        pass
+    assert (place / "a").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_the_hash_of_a_file_is_the_sha256_of_its_bytes(tmp_path):

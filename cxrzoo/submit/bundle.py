@@ -8,8 +8,6 @@ cell with its predictions. A results folder holds one such folder for each encod
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from cxrzoo import __version__
-from cxrzoo.errors import storage_errors
 from cxrzoo.evaluation.record import Record
-from cxrzoo.files import safe_name, sha256_of_json, write_atomically
+from cxrzoo.files import replaced_folder, safe_name, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict, plain_lines
 from cxrzoo.submit.container import BundleError, read_files, sha256_of, write_zip
 from cxrzoo.submit.strict import parse_json
@@ -128,24 +125,9 @@ def write(bundle: Bundle, path: Path) -> None:
     if path.suffix == ".zip":
         write_atomically(path, write_zip(bundle.files))
         return
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    old = fresh.with_suffix(".old")
-    with storage_errors(path, "the bundle"):
-        try:
-            for name, content in bundle.files.items():
-                write_atomically(fresh / name, content)
-            if path.exists():
-                path.rename(old)
-            try:
-                fresh.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
+    with replaced_folder(path, "the bundle") as fresh:
+        for name, content in bundle.files.items():
+            write_atomically(fresh / name, content)
 
 
 def check_schema(content: Any, name: str, ours: str) -> None:

@@ -10,20 +10,17 @@ import base64
 import hashlib
 import io
 import re
-import shutil
-import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cxrzoo.errors import StorageError, storage_errors
+from cxrzoo.errors import StorageError
 from cxrzoo.evaluation.record import Record
-from cxrzoo.files import safe_name
+from cxrzoo.files import replaced_folder, safe_name
 from cxrzoo.report.grid import Grid, Row
 from cxrzoo.report.naming import MARKS
 from cxrzoo.report.page.cards import Cards, FoundCard, find_cards
@@ -62,7 +59,7 @@ def build(
     check_site(site, directories)
     site = Path(site).resolve()
     cards = find_cards(directories)
-    with _replaced(site) as folder:
+    with replaced_folder(site, "the leaderboard") as folder:
         _write_site(grid, folder, cards, on_page)
     return [f"card left out: {reason}" for reason in cards.broken]
 
@@ -251,26 +248,3 @@ def check_site(site: Path | str, directories: Iterable[Path | str]) -> None:
             f"{site} is not empty and was not made by cxrzoo report; choose another folder, "
             "or empty it"
         )
-
-
-@contextmanager
-def _replaced(site: Path) -> Iterator[Path]:
-    """A new folder beside ``site``, which takes its place when the block ends without an error."""
-    unique = uuid.uuid4().hex[:8]
-    fresh = site.with_name(f".{site.name}.{unique}.tmp")
-    old = site.with_name(f".{site.name}.{unique}.old")
-    with storage_errors(site, "the leaderboard"):
-        try:
-            fresh.mkdir(parents=True)
-            yield fresh
-            if site.exists():
-                site.rename(old)
-            try:
-                fresh.rename(site)
-            except OSError:
-                if old.exists():
-                    old.rename(site)
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
