@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from cxrzoo.cli_report import column_bar
 from cxrzoo.cli_shared import DATA_ROOT, JSON, OFFLINE, WORKERS, complete_names, print_rows
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ def reproduce_command(
     its own. The phantom gives none.
     """
     _check_options(context, directories, tier)
-    from tqdm import tqdm
-
     from cxrzoo.errors import RecordError
     from cxrzoo.evaluation import protocol as protocols
     from cxrzoo.evaluation.record import Record, read_records
@@ -101,22 +100,16 @@ def reproduce_command(
             if failures is not None:  # every cell failed, which says more than that none is there
                 failures.raise_failures()
             raise
-    with tqdm(desc="resampling", unit="column", disable=not records) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        reports = assess(
-            records,
-            Evidence(directories, data_root),
-            cards=_cards(encoders),
-            tier=tier,
-            protocol=name,
-            resamples=resamples,
-            seed=seed,
-            on_column=show,
-        )
+    reports = assess(
+        records,
+        Evidence(directories, data_root),
+        cards=_cards(encoders),
+        tier=tier,
+        protocol=name,
+        resamples=resamples,
+        seed=seed,
+        on_column=column_bar("intervals"),
+    )
     if as_json:
         click.echo(json.dumps(as_objects(reports), indent=1, ensure_ascii=False))
     else:
