@@ -17,7 +17,13 @@ from cxrzoo import __version__
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
-from cxrzoo.cli_report import compare_command, figures_command, report_command, table_command
+from cxrzoo.cli_report import (
+    column_bar,
+    compare_command,
+    figures_command,
+    report_command,
+    table_command,
+)
 from cxrzoo.cli_reproduce import reproduce_command
 from cxrzoo.cli_shared import (
     DATA_ROOT,
@@ -186,7 +192,8 @@ def eval_command(
     if result.records:
         evidence = Evidence([grid.output], grid.data_root)
         format_name = "json" if as_json else "github"
-        click.echo(table(result.records, format_name, evidence=evidence))
+        bar = column_bar("intervals")
+        click.echo(table(result.records, format_name, evidence=evidence, on_column=bar))
     result.raise_failures()
 
 
