@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -174,7 +174,9 @@ class MoCo(Method):
     authors take BatchNorm's statistics on each device and shuffle keys over the devices, so that a
     query cannot tell its key by the statistics they share. Here statistics are those of the global
     batch and nothing is shuffled: a query and its key share them, as on one device, while keys in
-    the queue have those of earlier batches. ``batchnorm: frozen`` leaves nothing to tell.
+    the queue have those of earlier batches. ``batchnorm: frozen`` leaves nothing to tell, and so
+    does ``key_statistics: momentum`` (EMAN, arXiv:2101.08482), by which a key depends on its image
+    alone: the key encoder normalises with averages that follow the query encoder's.
     """
 
     name = "moco"
@@ -187,6 +189,9 @@ class MoCo(Method):
         temperature: float = Field(0.2, gt=0, description="similarities are divided by it")
         queue_size: int = Field(65_536, ge=1, description="keys, over all processes")
         momentum: float = Field(0.999, ge=0, le=1, description="share of the key encoder kept")
+        key_statistics: Literal["batch", "momentum"] = Field(
+            "batch", description="what BatchNorm of keys normalises with"
+        )
 
     settings: MoCo.Settings
 
@@ -223,6 +228,13 @@ class MoCo(Method):
             accuracy = self._accuracy(queries, keys)  # before the loss puts the keys in the queue
         return _result(_in_float32(self.loss, queries, keys), accuracy, features, partners)
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.settings.key_statistics == "momentum":
+            self.key_backbone.eval()
+            self.key_head.eval()
+        return self
+
     def _accuracy(self, queries: Tensor, keys: Tensor) -> Tensor:
         queries, keys = _unit(queries), _unit(keys)
         queue = cast(Tensor, self.loss.memory_bank.bank)
@@ -230,8 +242,10 @@ class MoCo(Method):
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
-        update_momentum(self.backbone, self.key_backbone, self.settings.momentum)
-        update_momentum(self.head, self.key_head, self.settings.momentum)
+        for model, follower in ((self.backbone, self.key_backbone), (self.head, self.key_head)):
+            update_momentum(model, follower, self.settings.momentum)
+            if self.settings.key_statistics == "momentum":
+                _update_statistics(model, follower, self.settings.momentum)
 
 
 class SimCLR(Method):
@@ -603,6 +617,14 @@ def _momentum_copy(module: nn.Module) -> nn.Module:
     copied = copy.deepcopy(module)
     deactivate_requires_grad(copied)
     return copied
+
+
+@torch.no_grad()
+def _update_statistics(model: nn.Module, follower: nn.Module, momentum: float) -> None:
+    """BatchNorm's averages follow as weights do, which lightly's ``update_momentum`` leaves out."""
+    for own, followed in zip(model.buffers(), follower.buffers(), strict=True):
+        if own.is_floating_point():
+            followed.lerp_(own, 1 - momentum)
 
 
 def _together(

@@ -388,6 +388,35 @@ def test_accuracy_of_moco_is_against_the_queue():
     assert method([queries.requires_grad_(), keys])["accuracy"] == 0.75
 
 
+def keys_of(method: Method, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return method.key_head(method.key_backbone(images))
+
+
+@pytest.mark.parametrize("statistics", ["batch", "momentum"])
+def test_a_key_depends_on_its_batch_only_with_the_statistics_of_the_batch(statistics):
+    method = build("moco", key_statistics=statistics).train()
+    images, others = make_views(1)[0], make_views(2)[0]
+    alone, mixed = images.clone(), others.clone()
+    mixed[0] = alone[0]
+    same = torch.equal(keys_of(method, alone)[0], keys_of(method, mixed)[0])
+    assert same == (statistics == "momentum")
+    assert method.backbone.training
+    assert not method.eval().key_backbone.training
+
+
+def test_statistics_of_keys_follow_those_of_the_queries_as_weights_do():
+    method = build("moco", key_statistics="momentum").train()
+    before = method.key_backbone.layers[1].running_mean.clone()
+    method(make_views(1))["loss"].backward()
+    own = method.backbone.layers[1].running_mean.clone()
+    torch.testing.assert_close(method.key_backbone.layers[1].running_mean, before)
+    method.after_step(0)
+    expected = 0.9 * before + 0.1 * own
+    torch.testing.assert_close(method.key_backbone.layers[1].running_mean, expected)
+    assert not torch.equal(own, before)
+
+
 # The published formulas, in NumPy and float64, independently of lightly.
 
 
