@@ -28,7 +28,8 @@ from cxrzoo.report.naming import (
     protocol_names,
 )
 from cxrzoo.report.pairing import mismatch
-from cxrzoo.report.statistics import RESAMPLES, Interval, Ranking, Scores
+from cxrzoo.report.ranks import Ranking, mean_rank
+from cxrzoo.report.statistics import RESAMPLES, Interval, Scores
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,7 @@ def _protocol_ranks(
     cells: Mapping[tuple[Row, Column], Cell],
 ) -> ProtocolRanks:
     means = np.array([[_rankable(cells.get((row, c))) for c in columns] for row in rows])
-    ranking = statistics.mean_rank(means, [c.benchmark for c in columns])
+    ranking = mean_rank(means, [c.benchmark for c in columns])
     return ProtocolRanks(
         protocol,
         ranking,

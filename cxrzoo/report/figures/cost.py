@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrzoo.report import statistics
 from cxrzoo.report.figures.style import SMALL_PT, display_names, page
 from cxrzoo.report.grid import Cell, Column, Grid, Row
 from cxrzoo.report.naming import MARKS
+from cxrzoo.report.ranks import mean_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def _on(device: str, protocol: str, cells: Sequence[Cell]) -> Costs:
     at = {(cell.row, cell.column): cell for cell in cells}
     rows, columns = list(dict.fromkeys(r for r, _ in at)), list(dict.fromkeys(c for _, c in at))
     means = np.array([[_mean(at.get((row, c))) for c in columns] for row in rows])
-    complete = statistics.mean_rank(means, [c.benchmark for c in columns])
+    complete = mean_rank(means, [c.benchmark for c in columns])
     kept = tuple(columns[i] for i in complete.cells)
     points = [_point([at[rows[i], c] for c in kept]) for i in complete.encoders if kept]
     records = [record for cell in cells for record in cell.records]

@@ -3,7 +3,7 @@
 An effect is a difference of macro AUROC. Benchmarks are the sample, because a claim about
 pretraining is meant for benchmarks like these: their mean effect has Student's t interval. Each
 benchmark's own uncertainty (seeds, patients) is in the spread between benchmarks already, so it
-is not counted again (as in `statistics.mean_rank`).
+is not counted again (as in `ranks.mean_rank`).
 
 What can go wrong, and how often. A false "not supported" of ``hard_to_beat`` and a false
 "supported" of ``improves`` need one of several differences to look real where none is: Holm keeps
