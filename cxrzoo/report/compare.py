@@ -132,7 +132,7 @@ def _meet(a: _Versions, b: _Versions) -> tuple[list[tuple[list[Record], list[Rec
     for version in shared:
         seeds = sorted(set(a[version]) & set(b[version]))
         pair = [a[version][s] for s in seeds], [b[version][s] for s in seeds]
-        reason = mismatch(*pair)
+        reason = mismatch([*pair[0], *pair[1]]) if seeds else "no seed in common"
         if reason:
             reasons.append(reason)
         else:

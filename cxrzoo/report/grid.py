@@ -211,9 +211,11 @@ def measure(
     for done, column in enumerate(sorted(by_column, key=lambda c: c.order)):
         if on_column is not None:
             on_column(done, len(by_column))
-        if reason := _apart(by_column[column]):
+        group = by_column[column]
+        if reason := mismatch([r for of_row in group.values() for r in of_row.values()]):
             apart[column] = reason
-        for cell in _measured(column, by_column[column], evidence, resamples, seed):
+        compared = column.control == "none" and column not in apart
+        for cell in _measured(column, group, evidence, resamples, seed, compared=compared):
             cells[cell.row, column] = cell
     if on_column is not None:
         on_column(len(by_column), len(by_column))
@@ -272,15 +274,23 @@ def _by_column(records: Sequence[Record], rows: Mapping[str, Row]) -> dict[Colum
 
 
 def _measured(
-    column: Column, group: _Group, evidence: Evidence | None, resamples: int, seed: int
+    column: Column,
+    group: _Group,
+    evidence: Evidence | None,
+    resamples: int,
+    seed: int,
+    *,
+    compared: bool,
 ) -> list[Cell]:
+    """The cells of a column, with a best where they may be ``compared`` and intervals are known."""
     seeds = sorted({s for of_row in group.values() for s in of_row})
     rows = sorted(group, key=lambda r: r.order)
     records = [tuple(group[row][s] for s in sorted(group[row])) for row in rows]
     scores, note = _scores(column, records, evidence, resamples, seed)
-    rivals = [i for i, cell in enumerate(records) if _can_win(cell, scores[i], len(seeds))]
-    if column.control != "none" or _apart(group):
-        rivals = []
+    intervals = [statistics.interval(s) for s in scores]
+    compared = compared and any(found.over != "nothing" for found in intervals)
+    complete = [i for i, cell in enumerate(records) if _can_win(cell, scores[i], len(seeds))]
+    rivals = complete if compared else []
     best, tied = _best([scores[i] for i in rivals])
     return [
         Cell(
@@ -288,7 +298,7 @@ def _measured(
             column=column,
             records=records[i],
             scores=scores[i],
-            interval=statistics.interval(scores[i]),
+            interval=intervals[i],
             missing=tuple(s for s in seeds if s not in scores[i].seeds),
             best=best is not None and i == rivals[best],
             tied=i in rivals and tied[rivals.index(i)],
@@ -317,22 +327,9 @@ def _can_win(cell: Sequence[Record], scores: Scores, n_seeds: int) -> bool:
     return complete and exposure_of(*cell) != "exposed"
 
 
-def _apart(group: _Group) -> str:
-    """Why encoders of a column were not measured on the same thing; empty when they were."""
-    cells = list(group.values())
-    for other in cells[1:]:
-        shared = sorted(set(cells[0]) & set(other))
-        if shared and (reason := mismatch(*([c[s] for s in shared] for c in (cells[0], other)))):
-            return reason
-    return ""
-
-
 def _best(scores: Sequence[Scores]) -> tuple[int | None, list[bool]]:
-    """The index of the highest mean, and which others may be the best.
-
-    None of one alone, or where no interval is known.
-    """
-    if len(scores) < 2 or statistics.interval(scores[0]).over == "nothing":
+    """The index of the highest mean, and which others may be the best; none of one alone."""
+    if len(scores) < 2:
         return None, [False] * len(scores)
     best = int(np.argmax([s.observed.mean() for s in scores]))
     possible = statistics.possible_best(scores)

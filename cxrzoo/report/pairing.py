@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cxrzoo.evaluation.record import Record
+from cxrzoo.evaluation.record import BudgetSpec, Record
 
 
 def measured(record: Record) -> dict[str, Any]:
@@ -23,13 +23,12 @@ def measured(record: Record) -> dict[str, Any]:
     }
 
 
-def mismatch(a: Sequence[Record], b: Sequence[Record]) -> str:
-    """Why records of the same seeds cannot be paired; empty when they can."""
-    if not a:
-        return "no seed in common"
-    if any(x.spec.budget != y.spec.budget for x, y in zip(a, b, strict=True)):
+def mismatch(records: Sequence[Record]) -> str:
+    """Why records of one place cannot be held against each other; empty when they can."""
+    budgets: dict[int, BudgetSpec] = {}
+    if any(budgets.setdefault(r.spec.seed, r.spec.budget) != r.spec.budget for r in records):
         return "different training images (subset) for one seed"
-    return "different image files (pixels)" if pixel_versions((*a, *b)) > 1 else ""
+    return "different image files (pixels)" if pixel_versions(records) > 1 else ""
 
 
 def pixel_versions(records: Iterable[Record]) -> int:

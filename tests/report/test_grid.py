@@ -106,6 +106,17 @@ def test_a_column_of_different_draws_has_no_best_and_no_rank_and_says_why():
     assert "b @100: no best and no rank: different training images (subset)" in table(records)
 
 
+def test_different_draws_are_seen_between_any_two_encoders():
+    records = [make("a", seed=0, auroc=0.6), make("b", seed=1, auroc=0.5)]
+    made = make("c", seed=1, auroc=0.7)
+    budget = made.spec.budget.model_copy(update={"subset_sha256": "8" * 64})
+    spec = made.spec.model_copy(update={"budget": budget})
+    records.append(record.seal(spec, made.declared, made.result, {}, {}))
+    assert list(measure(records).apart.values()) == [
+        "different training images (subset) for one seed"
+    ]
+
+
 def test_rows_are_references_first_then_by_number_of_stages():
     names = ["moco-cxr", "random-init", "supervised-imagenet", "z"]
     chains = ["moco on a -> moco on b", "random", "supervised on a", "moco on a"]

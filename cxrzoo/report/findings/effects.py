@@ -207,12 +207,11 @@ def _reason(a: Cell, b: Cell, seeds: Sequence[int]) -> str:
     """Why two cells cannot be paired on these seeds; empty when they can."""
     if any(np.isnan(cell.scores.observed).any() for cell in (a, b)):
         return "no label has both classes in the test set"
-    pair = [
-        [r for s in seeds for r in cell.records if r.spec.seed == s] for cell in (a, b)
-    ]  # in the order of the seeds
-    one, other = measured(pair[0][0]), measured(pair[1][0])
+    one, other = measured(a.records[0]), measured(b.records[0])
     differ = [key for key in one if one[key] != other[key]]
-    return f"different {', '.join(differ)}" if differ else mismatch(*pair)
+    if differ:
+        return f"different {', '.join(differ)}"
+    return mismatch([r for r in (*a.records, *b.records) if r.spec.seed in seeds])
 
 
 def _shared_seeds(terms: Sequence[_Term]) -> tuple[int, ...]:

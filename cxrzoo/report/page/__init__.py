@@ -195,7 +195,7 @@ def _choices(grid: Grid) -> dict[str, list[tuple[str, str]]]:
     sizes = {column.budget for column in grid.columns}
     numbers = [str(n) for n in sorted(int(size) for size in sizes if size != "full")]
     budgets = [*numbers, *(["full"] if "full" in sizes else [])]
-    tiers = sorted({row.tier or "" for row in grid.rows})
+    tiers = sorted({row.tier for row in grid.rows})
     return {
         "protocol": [(c, c) for c in dict.fromkeys(c.protocol for c in grid.columns)],
         "budget": [("all", "all budgets"), *((b, b) for b in budgets)],

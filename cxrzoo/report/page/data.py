@@ -50,8 +50,8 @@ def _encoder(row: Row, page: str) -> dict[str, Any]:
     return {
         "name": row.label,
         "page": page,
-        "strategy": row.strategy or "",
-        "tier": row.tier or "",
+        "strategy": row.strategy,
+        "tier": row.tier,
         "verification": row.verification,
         "anchor": row.name in ANCHORS,
     }
