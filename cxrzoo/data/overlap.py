@@ -39,6 +39,8 @@ class Dataset(Strict):
     drawn_from: tuple[str, ...] = ()
     images: int | None = Field(ge=1, description="of the complete public copy")
     splits: dict[str, int | None] = Field(default_factory=dict, description="images by split")
+    part_of: str | None = Field(None, description="what cards call a selection by")
+    caution: str | None = Field(None, description="what a reader of any table must know of it")
 
 
 class Containment(Strict):

@@ -13,6 +13,7 @@ from safetensors.torch import save as serialise
 from tabulate import tabulate
 from torch import nn
 
+from cxrzoo.data.overlap import load_overlap
 from cxrzoo.data.rows import hash_lines
 from cxrzoo.errors import CxrzooError
 from cxrzoo.files import write_atomically
@@ -66,6 +67,7 @@ def _facts(plan: Plan, outcome: Outcome, fabric: Fabric) -> dict[str, Any]:
     """What the card and ``run.json`` say of the training."""
     recipe, settings, parent, pool = plan.recipe, plan.settings, plan.parent, plan.pool
     images_seen = settings.steps * settings.batch_size
+    data = load_overlap().datasets.get(pool.dataset)
     return {
         "key": plan.key,
         "recipe": f"{recipe.method}-{recipe.tier}, {plan.start}",
@@ -74,6 +76,8 @@ def _facts(plan: Plan, outcome: Outcome, fabric: Fabric) -> dict[str, Any]:
         "settings": settings.model_dump(mode="json"),
         "sources": recipe.sources_of(plan.card.strategy[-1].data or "", plan.start),
         "pool": pool.name,
+        "pool_called": f"{pool.name} of {data.part_of}" if data and data.part_of else pool.name,
+        "caution": data.caution if data else None,
         "seen": _seen(plan),
         "images": len(pool),
         "ids_sha256": hash_lines(pool.ids),
@@ -110,7 +114,8 @@ def _front_matter(plan: Plan, facts: dict[str, Any]) -> tuple[dict[str, Any], st
     front, _ = split_front_matter((directory / CARD_FILE).read_text(encoding="utf-8"))
     front |= plan.card.model_dump(mode="json", include={"name", "arch", "tier", "input"})
     own = front["strategy"][-1] | {
-        "pool": facts["pool"],
+        "pool": facts["pool_called"],
+        "caution": facts["caution"],
         "num_images": facts["images"],
         "resolution_px": facts["settings"]["views"]["size_px"],
         "epochs": facts["epochs"],
@@ -157,6 +162,7 @@ def _body(card: Card, facts: dict[str, Any]) -> str:
         f"{settings['views']['size_px']} px. A folder is known by its name alone. What it shares "
         "with a benchmark is in `benchmarks/overlap.yaml`; where it is not known, exposure is "
         "unknown.",
+        *(f"- Caution: {stage.caution}." for stage in card.strategy if stage.caution),
         f"- End of training: loss {facts['final_loss']:.4g}; {diagnostics}{watched}.",
         f"- Every step is in `{LOG}` of the training's folder, which is not part of the encoder.",
         "- Not a medical device. It says nothing about a patient.",

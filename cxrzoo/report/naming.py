@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from pydantic import TypeAdapter, ValidationError
+
 from cxrzoo.evaluation.record import Record
 from cxrzoo.files import sha256_of_json
+from cxrzoo.zoo.card import Stage
 
 ANCHORS = ("random-init", "supervised-imagenet")
 """Floor and reference: first in every table."""
@@ -47,6 +50,16 @@ def protocol_of(record: Record) -> str:
     return f"{name}" if precision == "float32" else f"{name} ({precision})"
 
 
+def stages_of(record: Record) -> tuple[Stage, ...]:
+    """The stages of training that a record declares; () where it tells none that are known here:
+    an older record, or one of a later version's stages."""
+    try:
+        return _STAGES.validate_python(record.declared["stages"])
+    except (KeyError, ValidationError):
+        return ()
+
+
+_STAGES = TypeAdapter(tuple[Stage, ...])
 _BY_CAUTION = ("clean", "unknown", "exposed")
 
 

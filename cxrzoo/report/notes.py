@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from cxrzoo.evaluation.record import Record
-from cxrzoo.report.naming import MARKS
+from cxrzoo.report.naming import MARKS, stages_of
 from cxrzoo.report.pairing import pixel_versions
 
 
 def footnotes(records: Sequence[Record]) -> list[str]:
     """Why scores are marked, then each benchmark's own warnings; each once."""
-    notes = _exposure_notes(records)
+    notes = [*_exposure_notes(records), *_cautions(records)]
     by_benchmark: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_benchmark[record.spec.benchmark.name].append(record)
@@ -37,6 +37,16 @@ def _exposure_notes(records: Sequence[Record]) -> list[str]:
         f"{MARKS[state].strip()} {state}: {', '.join(names)}: {reason}"
         for (state, reason), names in encoders.items()
     ]
+
+
+def _cautions(records: Sequence[Record]) -> list[str]:
+    """What the cards say that a reader must know of the training data, once for all encoders."""
+    encoders: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        for stage in stages_of(record):
+            if stage.caution:
+                encoders[stage.caution][record.spec.encoder.name] = None
+    return [f"{', '.join(names)}: {caution}" for caution, names in encoders.items()]
 
 
 def _caveats(record: Record) -> list[str]:

@@ -38,6 +38,7 @@ class Stage(Strict):
     num_images: int | None = None
     resolution_px: int | None = None
     epochs: float | None = Field(None, allow_inf_nan=False)
+    caution: str | None = Field(None, description="what a reader of any table must know of data")
     source: str | None = Field(None, description="where the recipe comes from")
 
     @property

@@ -69,7 +69,11 @@ def test_a_chain_trains_each_stage_once_into_a_card_that_can_be_published(root, 
     assert encoder.weights_sha256 != parent.weights_sha256
     assert encoder.exposure("nih14").state == "unknown"
     assert encoder.exposure("chexpert").state == "clean"
-    assert encoder.card.chain == "moco on imagenet (natural-pool) -> moco on cxr (cxr-pool)"
+    photographs = "moco on imagenet (natural-pool of Tiny-ImageNet)"
+    assert encoder.card.chain == f"{photographs} -> moco on cxr (cxr-pool)"
+    assert encoder.card.strategy[0].caution
+    assert not encoder.card.strategy[1].caution
+    assert f"Caution: {encoder.card.strategy[0].caution}." in (directory / "README.md").read_text()
     assert encoder.card.chain in (directory / "README.md").read_text()
     assert prepare(directory).tag == "v1"
     facts = json.loads((tmp_path / "training" / CHAIN / "run.json").read_text())

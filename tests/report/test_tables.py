@@ -45,6 +45,7 @@ def make(encoder="e", benchmark="b", budget=100, seed=0, auroc=0.8, **extra) -> 
     declared = {
         "notes": extra.get("notes", []),
         "exposure": {"state": extra.get("exposure", "clean"), "reason": extra.get("reason", "")},
+        "stages": extra.get("stages", []),
     }
     result = {"tests": tests} | extra.get("result", {})
     return record.seal(spec, declared, result, {}, {})
@@ -303,3 +304,18 @@ def test_a_control_has_its_own_column_and_says_what_it_means():
     assert (
         "the source alone, without an image, predicts the labels with AUROC 0.850 (l1 with 0.900)"
     ) in text
+
+
+def test_what_must_be_known_of_training_data_is_below_every_table_that_shows_it():
+    stage = {"method": "moco", "data": "imagenet", "init": "random", "caution": "24,000 images"}
+    later = {"method": "moco", "data": "cxr", "init": "moco-imagenet"}
+    records = [
+        make("moco-imagenet", stages=[stage]),
+        make("moco-imagenet-then-cxr", stages=[stage, later]),
+        make("moco-cxr", stages=[{**later, "init": "random"}]),
+        make("from-a-later-version", stages=["unheard of"]),
+    ]
+    said = "moco-imagenet, moco-imagenet-then-cxr: 24,000 images"
+    for style in ("github", "html", "latex"):
+        assert table(records, style).count(said) == 1
+    assert "24,000 images" not in table(records[2:])

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
 from cxrzoo.evaluation.record import Record
 from cxrzoo.pretrain.tier import TIERS
 from cxrzoo.report.findings.claims import Claims, Kind
+from cxrzoo.report.naming import stages_of
 from cxrzoo.zoo.card import Card, Method, Stage, chain_of
 
 Role = Literal[
     "supervised-imagenet", "ssl-imagenet", "ssl-cxr", "ssl-imagenet-then-cxr", "continued", "none"
 ]
 _SELF_SUPERVISED = frozenset(get_args(Method)) - {"none", "supervised", "unknown"}
-_STAGES = TypeAdapter(tuple[Stage, ...])
 _STAGE = re.compile(r"(?P<method>\w+) on (?P<data>[^()]+?)(?: \((?P<pool>[^()]+)\))?")
 
 
@@ -52,7 +50,7 @@ def participant(
     """
     record = records[0]
     card = cards.get(record.spec.encoder.weights_sha256)
-    stages = card.strategy if card else _declared_stages(records)
+    stages = card.strategy if card else next(filter(None, map(stages_of, records)), ())
     chain = chain_of(stages) if stages else record.declared.get("strategy") or ""
     stages = stages or parse_chain(chain)
     role, reason = role_of(stages, claims)
@@ -136,16 +134,6 @@ _ROLES: dict[tuple[bool, tuple[Kind | None, ...]], Role] = {
     (True, ("imagenet", "cxr")): "continued",
 }
 RIVALS: tuple[Role, ...] = ("ssl-imagenet", "ssl-cxr", "ssl-imagenet-then-cxr")
-
-
-def _declared_stages(records: Sequence[Record]) -> tuple[Stage, ...]:
-    """The stages of the first record that tells them; () where none does."""
-    for record in records:
-        try:
-            return _STAGES.validate_python(record.declared["stages"])
-        except (KeyError, ValidationError):  # an older record, or one of a later version's stages
-            continue
-    return ()
 
 
 @cache

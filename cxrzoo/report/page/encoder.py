@@ -145,6 +145,7 @@ def _step(stage: Stage, grid: Grid, pages: Mapping[Row, str]) -> Step:
         "Images seen": f"{seen:,}" if seen else "",
         "Resolution": f"{stage.resolution_px} pixels" if stage.resolution_px else "",
         "Source": stage.source or "",
+        "Caution": stage.caution or "",
     }
     parent = next((pages[r] for r in grid.rows if r.label == stage.init), "")
     title = _METHODS.get(stage.method, stage.method)
