@@ -25,7 +25,7 @@ from cxrzoo.errors import (
     storage_errors,
 )
 from cxrzoo.pretrain.figure import draw_log
-from cxrzoo.pretrain.layers import freeze_stages
+from cxrzoo.pretrain.layers import freeze_stages, silence_residual_branches
 from cxrzoo.pretrain.methods import Method, find_method
 from cxrzoo.pretrain.plan import Plan, Request, decoded, labelled, large_enough
 from cxrzoo.pretrain.product import find_finished, write_encoder
@@ -172,7 +172,10 @@ def _check_settings(method: str, settings: Settings, processes: int, card: Card)
             f"batch_size: {settings.batch_size} images cannot be divided among {processes} "
             "processes"
         )
-    freeze_stages(create_backbone(card.arch, card.input.channels, 0), settings.frozen_stages)
+    backbone = create_backbone(card.arch, card.input.channels)
+    freeze_stages(backbone, settings.frozen_stages)
+    if settings.silent_residuals:
+        silence_residual_branches(backbone)
     return made
 
 
@@ -240,6 +243,8 @@ def _method(plan: Plan) -> Method:
     backbone = create_backbone(card.arch, card.input.channels, plan.request.seed)
     if plan.parent is not None:
         backbone.load_state_dict(plan.parent.backbone.state_dict(), strict=True)
+    elif settings.silent_residuals:
+        silence_residual_branches(backbone)
     freeze_stages(backbone, settings.frozen_stages)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(plan.request.seed)

@@ -20,6 +20,27 @@ def depths(backbone: nn.Module) -> dict[str, int]:
     return dict(group_parameters(backbone, matcher, reverse=True))
 
 
+def silence_residual_branches(backbone: nn.Module) -> None:
+    """Begin every residual block as the identity: its last normalisation has weight 0 (Goyal et
+    al., arXiv:1706.02677, section 5.1), as timm does for ResNets by itself.
+
+    Raises:
+        RecipeError: the backbone has no residual block of a kind known here.
+    """
+    silenced = 0
+    for block in backbone.modules():
+        if hasattr(block, "zero_init_last"):
+            cast(Any, block).zero_init_last()
+        elif getattr(block, "has_skip", False):
+            last = [m for m in block.children() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            nn.init.zeros_(last[-1].weight)
+        else:
+            continue
+        silenced += 1
+    if not silenced:
+        raise RecipeError("silent_residuals: the backbone has no residual blocks known here")
+
+
 def freeze_stages(backbone: nn.Module, count: int) -> None:
     """Keep the first ``count`` stages as they are; to be called before momentum copies are made.
 

@@ -110,6 +110,10 @@ class Settings(Strict):
     batchnorm: Literal["train", "frozen"] = Field(
         "train", description="frozen: the statistics of the start are kept"
     )
+    silent_residuals: bool = Field(
+        False,
+        description="random weights begin with every residual block as the identity",
+    )
     average_with_start: float = Field(
         0.0, ge=0, lt=1, description="share of the starting weights in the final ones"
     )

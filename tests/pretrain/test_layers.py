@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from cxrzoo.errors import RecipeError
-from cxrzoo.pretrain.layers import depths, freeze_stages, freeze_statistics, scaled_groups
+from cxrzoo.pretrain.layers import (
+    depths,
+    freeze_stages,
+    freeze_statistics,
+    scaled_groups,
+    silence_residual_branches,
+)
 from cxrzoo.zoo.weights import create_backbone
 
 ARCHS = {"tf_efficientnet_lite0": 8, "resnet50": 5, "resnet10t": 5, "densenet121": 6}
@@ -60,3 +66,22 @@ def test_layers_learn_the_slower_the_nearer_they_are_to_the_image():
     assert sum(len(group["params"]) for group in groups) == len(parameters)
     assert any(p is head.weight for p in groups[-1]["params"])
     assert all(group["weight_decay"] == 0.1 for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("arch", "blocks"), [("tf_efficientnet_lite0", 9), ("resnet10t", 4), ("resnet50", 16)]
+)
+def test_residual_blocks_begin_as_the_identity(arch, blocks):
+    backbone = create_backbone(arch, 3).eval()
+    silence_residual_branches(backbone)
+    silent = [n for n, p in backbone.named_parameters() if n.endswith("weight") and not p.any()]
+    assert len(silent) == blocks
+    if arch == "tf_efficientnet_lite0":
+        block = backbone.blocks[2][1]
+        x = torch.rand(2, block.conv_pw.in_channels, 8, 8)
+        assert torch.equal(block(x), x)
+
+
+def test_a_network_without_residual_blocks_cannot_silence_them():
+    with pytest.raises(RecipeError, match="silent_residuals: the backbone has no residual blocks"):
+        silence_residual_branches(create_backbone("densenet121", 3))
