@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cxrzoo.cli_shared import JSON, OFFLINE
+from cxrzoo.cli_shared import DATA_ROOT, JSON, OFFLINE
 
 if TYPE_CHECKING:
-    from cxrzoo.zoo.publish import Publication, Score
+    from cxrzoo.zoo.publish import Publication
+    from cxrzoo.zoo.results import Score
 
 
 @click.command("convert")
@@ -72,6 +73,7 @@ def fetch_command(name: str, offline: bool, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Records to write into the card for the Hub's page.",
 )
+@DATA_ROOT
 @click.option("--dry-run", is_flag=True, help="Check everything, upload nothing, ask nobody.")
 @JSON
 def publish_command(
@@ -79,6 +81,7 @@ def publish_command(
     repo_id: str,
     private: bool,
     results: Path | None,
+    data_root: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -89,7 +92,7 @@ def publish_command(
     """
     from cxrzoo.zoo import publish
 
-    scores = _scores(results, directory) if results else ()
+    scores = _scores(results, directory, data_root) if results else ()
     if dry_run:
         done = publish.prepare(directory, scores)
     else:
@@ -115,40 +118,18 @@ def _as_dict(done: Publication, repo_id: str) -> dict[str, Any]:
     }
 
 
-def _scores(results: Path, directory: Path) -> list[Score]:
-    """The scores of the card's encoder among the records below a folder, controls left out."""
-    from cxrzoo.data.benchmark import list_benchmarks
+def _scores(results: Path, directory: Path, data_root: Path | None) -> list[Score]:
+    """The scores of the card's encoder among the records below a folder."""
     from cxrzoo.errors import RecordError
     from cxrzoo.evaluation.record import read_records
-    from cxrzoo.report.grid import measure
+    from cxrzoo.report.cells import Evidence
+    from cxrzoo.report.own import scores_of
     from cxrzoo.zoo.card import read_card
-    from cxrzoo.zoo.publish import Score
 
     weights = read_card(directory).weights
-    mine = [
-        r
-        for r in read_records(results)
-        if weights and r.spec.encoder.weights_sha256 == weights.sha256 and r.spec.control == "none"
-    ]
-    if not mine:
+    evidence = Evidence([results], data_root)
+    digest = weights.sha256 if weights else None
+    found = scores_of(digest, read_records(results), evidence) if digest else []
+    if not found:
         raise RecordError(f"{results}: no record of the weights in {directory}")
-    known = list_benchmarks()
-    return [
-        Score(
-            benchmark=c.column.benchmark,
-            title=_title(c.column.benchmark, known),
-            test_set=c.column.test_set,
-            budget=c.column.budget,
-            protocol=c.column.protocol,
-            mean=c.mean,
-            seeds=len(c.records),
-        )
-        for c in measure(mine).cells.values()
-        if c.mean is not None
-    ]
-
-
-def _title(benchmark: str, known: list[str]) -> str:
-    from cxrzoo.data.benchmark import find
-
-    return find(benchmark).title if benchmark in known else benchmark
+    return found

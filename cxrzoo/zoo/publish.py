@@ -24,6 +24,7 @@ from cxrzoo.zoo.card import (
 )
 from cxrzoo.zoo.encoder import MAX_CONFIG_BYTES, load_from
 from cxrzoo.zoo.hub import TIMEOUT_SECONDS, Pin, hub_errors, parse
+from cxrzoo.zoo.results import Score, model_index, with_section
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -32,19 +33,6 @@ _REQUIRED = ("license", "library_name", "pipeline_tag", "tags")
 """Front matter without which the Hub's page of an encoder is not right on its own."""
 _MAX_CARD_BYTES = 200_000
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A result for the Hub's page: macro AUROC of one benchmark, budget and protocol."""
-
-    benchmark: str
-    title: str
-    test_set: str
-    budget: int | str
-    protocol: str
-    mean: float
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ def publish(
 ) -> Publication:
     """Upload a card directory in one commit, tag it, and fetch it back to be sure.
 
-    ``scores`` are written into the card, as ``model-index``, once they are published.
+    ``scores`` are written into the card, as a section and as ``model-index``.
 
     Raises:
         CardError, WeightsError: see ``prepare``.
@@ -242,25 +230,7 @@ def _verify(ready: Publication, pin: Pin) -> None:
 
 
 def _with_scores(text: str, card: Card, scores: Sequence[Score]) -> str:
-    """The card with results as ``model-index``."""
-    from huggingface_hub import EvalResult
-    from huggingface_hub.repocard_data import eval_results_to_model_index
-
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            task_name="multi-label classification at a label budget",
-            dataset_type=score.benchmark,
-            dataset_name=score.title,
-            # in the arguments, budgets would be one dataset to the Hub, and fall together
-            dataset_config=f"{score.protocol}, budget {score.budget}",
-            dataset_split=score.test_set,
-            metric_type="roc_auc",
-            metric_name=f"macro AUROC, mean over {score.seeds} draws",
-            metric_value=round(score.mean, 4),
-        )
-        for score in scores
-    ]
+    """The card with results, for readers and for the Hub."""
     front, body = split_front_matter(text)
-    front["model-index"] = eval_results_to_model_index(card.name, results)
-    return card_text(front, body)
+    front["model-index"] = model_index(card.name, scores)
+    return card_text(front, with_section(body, scores))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,20 +8,15 @@ from cxrzoo import resources
 from cxrzoo.data.benchmark import list_benchmarks
 from cxrzoo.errors import CxrzooError, UnknownNameError
 from cxrzoo.submit import grid as grids
+from tests.scripts import script
 from tests.submit import forge
 
 PACKAGED = resources.BENCHMARKS / "grids"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def pin_grid() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pin_grid", ROOT / "benchmarks" / "pin_grid.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("pin_grid")
 
 
 def test_the_phantoms_pins_are_those_of_a_fresh_computation(pin_grid):

@@ -22,7 +22,8 @@ from cxrzoo.errors import CardError, CxrzooError, HubError, StorageError, Weight
 from cxrzoo.zoo import hub as zoo_hub
 from cxrzoo.zoo.card import CARD_FILE
 from cxrzoo.zoo.encoder import golden_input
-from cxrzoo.zoo.publish import Score, prepare, publish
+from cxrzoo.zoo.publish import prepare, publish
+from cxrzoo.zoo.results import Score
 from tests.hub.server import Fault, Hub, running_hub
 from tests.zoo.cards import copy_card, edit_card
 

@@ -1,0 +1,53 @@
+"""Write the section of results of every encoder's card from records; a maintainer's tool.
+
+    python benchmarks/write_results.py [benchmarks/results] [--data-root DIR] [--check]
+
+A card of the zoo whose weights have no record there loses its section. ``--check`` writes nothing,
+and exits with 1 when a card does not say what the records do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cxrzoo.cli_shared import DATA_ROOT
+from cxrzoo.evaluation.record import read_records
+from cxrzoo.files import write_atomically
+from cxrzoo.report.cells import Evidence
+from cxrzoo.report.own import scores_of
+from cxrzoo.zoo import registry
+from cxrzoo.zoo.card import CARD_FILE, split_front_matter
+from cxrzoo.zoo.results import with_section
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), default=RESULTS)
+@DATA_ROOT
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a card differs.")
+@click.pass_context
+def main(context: click.Context, results: Path, data_root: Path | None, check: bool) -> None:
+    records, evidence = read_records(results), Evidence([results], data_root)
+    differ = False
+    for card, directory in registry.read_all():
+        if card.weights is None or card.weights.sha256 is None:
+            continue
+        path = directory / CARD_FILE
+        text = path.read_text(encoding="utf-8")
+        _, body = split_front_matter(text)
+        scores = scores_of(card.weights.sha256, records, evidence)
+        made = text.removesuffix(body) + with_section(body, scores)
+        if made == text:
+            continue
+        differ = True
+        click.echo(f"{card.name}: {len(scores)} results{' differ' if check else ''}")
+        if not check:
+            write_atomically(path, made.encode())
+    context.exit(check and differ)
+
+
+if __name__ == "__main__":
+    main()
