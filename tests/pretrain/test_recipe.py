@@ -193,7 +193,7 @@ SWAV = with_changes(recipe_of("swav-lite").continued, LONG)
 NUMBERS = {
     key: value
     for key, value in flat(SWAV.model_dump()).items()
-    if isinstance(value, int | float) and key != "images_seen"
+    if isinstance(value, int | float) and not isinstance(value, bool) and key != "images_seen"
 }
 
 
