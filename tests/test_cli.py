@@ -51,7 +51,7 @@ def test_list_shows_every_encoder_and_whether_it_has_weights():
     assert all(name in text for name in list_encoders())
     here = {r["name"] for r in rows if r["weights"] == "at hand"}
     assert {"random-init", "supervised-imagenet"} <= here
-    assert next(r for r in rows if r["name"] == "moco-cxr")["weights"] == "none yet"
+    assert next(r for r in rows if r["name"] == "swav-cxr")["weights"] == "none yet"
 
 
 def test_list_benchmarks_and_protocols():
@@ -155,7 +155,7 @@ def test_finetune_runs_end_to_end(tmp_path):
     ("arguments", "message"),
     [
         (["-e", "moco-cxx"], "did you mean moco-cxr"),
-        (["-e", "moco-cxr"], "cxrzoo pretrain moco-cxr"),
+        (["-e", "swav-cxr"], "cxrzoo pretrain swav-cxr"),
         (["-b", "nihh14"], "did you mean nih14"),
         (["-b", "nih14"], "--data-root DIR or CXRZOO_DATA"),
         (["-b", "nih14", "--data-root", "/nonexistent"], "/nonexistent does not exist"),

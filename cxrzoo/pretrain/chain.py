@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from cxrzoo.data.pool import training_pool
 from cxrzoo.errors import (
@@ -25,13 +26,14 @@ from cxrzoo.errors import (
     storage_errors,
 )
 from cxrzoo.pretrain.figure import draw_log
-from cxrzoo.pretrain.layers import freeze_stages, silence_residual_branches
+from cxrzoo.pretrain.layers import freeze_stages, settle_statistics, silence_residual_branches
 from cxrzoo.pretrain.methods import Method, find_method
 from cxrzoo.pretrain.plan import Plan, Request, decoded, labelled, large_enough
 from cxrzoo.pretrain.product import find_finished, write_encoder
-from cxrzoo.pretrain.recipe import Settings, Start, find_recipe, with_changes
+from cxrzoo.pretrain.recipe import Settings, Start, Views, find_recipe, with_changes
 from cxrzoo.pretrain.tier import find_tier, name_at
 from cxrzoo.pretrain.train import LOG, Run, train
+from cxrzoo.pretrain.views import as_input, augment
 from cxrzoo.pretrain.watch import Watch
 from cxrzoo.schema import plain_lines
 from cxrzoo.zoo import registry
@@ -40,6 +42,8 @@ from cxrzoo.zoo.encoder import Encoder, load, load_from
 from cxrzoo.zoo.weights import create_backbone
 
 FIGURE = "loss.png"
+_SETTLING, _SETTLING_BATCH = 1024, 64
+"""Images whose statistics BatchNorm is given after a training without any."""
 
 
 def fabric_for(device: str) -> Fabric:
@@ -211,6 +215,8 @@ def _train(plan: Plan, fabric: Fabric, *, restart: bool) -> None:
     if plan.parent is not None and settings.average_with_start:
         _average(method.backbone, plan.parent.backbone, settings.average_with_start)
     if fabric.is_global_zero:
+        if plan.parent is None and settings.batchnorm == "frozen":
+            settle_statistics(method.backbone, _images(plan, fabric.device))
         write_encoder(plan, method.backbone, outcome, fabric)
         draw_log(plan.training / LOG, plan.training / FIGURE, title=plan.card.name)
     fabric.barrier()
@@ -250,6 +256,18 @@ def _method(plan: Plan) -> Method:
         torch.default_generator.manual_seed(plan.request.seed)
         made = find_method(plan.recipe.method)
         return made(backbone, plan.method_settings, steps=settings.steps, num_classes=num_classes)
+
+
+def _images(plan: Plan, device: torch.device) -> Iterator[Tensor]:
+    """A thousand images of the pool, or all, whole and at the size of the encoder's input."""
+    contract = plan.card.input
+    whole = Views(size_px=contract.size_px, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    size = min(_SETTLING_BATCH, len(plan.pool))
+    rows = np.linspace(0, len(plan.pool), min(_SETTLING, len(plan.pool)), endpoint=False)
+    for start in range(0, len(rows) - size + 1, size):
+        found = torch.from_numpy(plan.pixels.data[rows[start : start + size].astype(int)])
+        pixels = found.permute(0, 3, 1, 2) if found.ndim == 4 else found
+        yield as_input(augment(pixels.to(device), whole, torch.Generator()), contract)
 
 
 def _average(backbone: nn.Module, start: nn.Module, share: float) -> None:

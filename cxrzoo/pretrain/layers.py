@@ -6,10 +6,12 @@ every block of layers at one resolution, then what follows them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from cxrzoo.errors import RecipeError
 
@@ -67,6 +69,48 @@ def freeze_statistics(backbone: nn.Module, stages: int | None = None) -> None:
             stage = stage_of.get(f"{name}.weight", 0)
             if stages is None or stage < stages:
                 module.eval()
+
+
+@torch.no_grad()
+def settle_statistics(backbone: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give BatchNorm the statistics of its inputs, and change nothing of what it computes.
+
+    After a training with the statistics of initialisation, which change nothing, its own are far
+    from those of any images: fine-tuning, which normalises with those of its batches, would begin
+    with another network. Weight and bias make up for what the new statistics do.
+
+    Args:
+        backbone: with its trained weights; in eval mode when this returns.
+        batches: (N, C, S, S) of images as they enter the network, all of one N.
+    """
+    backbone.eval()
+    norms: list[Any] = [
+        m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    moments = [(torch.zeros_like(n.running_mean), torch.zeros_like(n.running_var)) for n in norms]
+
+    def note(index: int, inputs: tuple[Tensor, ...]) -> None:
+        mean, square = moments[index]
+        mean += inputs[0].mean((0, 2, 3))
+        square += inputs[0].square().mean((0, 2, 3))
+
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, inputs, index=index: note(index, inputs))
+        for index, norm in enumerate(norms)
+    ]
+    count = 0
+    for batch in batches:
+        backbone(batch)
+        count += 1
+    for hook in hooks:
+        hook.remove()
+    for norm, (mean, square) in zip(norms, moments, strict=True):
+        mean, variance = mean / count, (square / count - (mean / count) ** 2).clamp_min(0)
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += slope * (mean - norm.running_mean)
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def scaled_groups(

@@ -34,7 +34,7 @@ from cxrzoo.pretrain.distributed import synchronise_batchnorm
 from cxrzoo.pretrain.layers import freeze_statistics, scaled_groups
 from cxrzoo.pretrain.methods import Method
 from cxrzoo.pretrain.recipe import Settings, Views
-from cxrzoo.pretrain.views import augment, local_settings
+from cxrzoo.pretrain.views import as_input, augment, local_settings
 from cxrzoo.pretrain.watch import Watch
 from cxrzoo.zoo.card import InputContract
 
@@ -160,9 +160,6 @@ class _Loop:
         self._knn: list[float] = []
         self._bad = self._lost = 0
         self._order = (-1, np.empty(0, dtype=np.int64))
-        mean, std = torch.tensor(run.contract.mean), torch.tensor(run.contract.std)
-        self._mean = mean.view(1, -1, 1, 1).to(fabric.device)
-        self._std = std.view(1, -1, 1, 1).to(fabric.device)
         prepared.train()
         frozen = None if run.settings.batchnorm == "frozen" else run.settings.frozen_stages
         for name, module in method.named_children():
@@ -284,9 +281,7 @@ class _Loop:
         generator = torch.Generator().manual_seed(_seed(self.run.key, f"view {number}", step))
         size, rank = self.run.settings.batch_size, self.fabric.global_rank
         view = augment(pixels, views, generator, part=(rank * len(pixels), size))
-        low, high = self.run.contract.range
-        view = (view * (high - low) + low - self._mean) / self._std
-        return view.contiguous(memory_format=torch.channels_last)
+        return as_input(view, self.run.contract)
 
     def _labels(self, rows: np.ndarray) -> Tensor | None:
         if not self.method.needs_labels:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cxrzoo.pretrain.recipe import Views
+from cxrzoo.zoo.card import InputContract
 
 _TRIES = 10  # of RandomResizedCrop, before it takes the whole image
 _GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as in torchvision
@@ -69,6 +70,15 @@ class Draws:
             if isinstance(numbers, Tensor)
         }
         return replace(self, **own, first=self.first + first)
+
+
+def as_input(view: Tensor, contract: InputContract) -> Tensor:
+    """Views in [0, 1] as they enter a network: (N, C, S, S), one channel repeated as it needs."""
+    low, high = contract.range
+    mean = view.new_tensor(contract.mean).view(1, -1, 1, 1)
+    std = view.new_tensor(contract.std).view(1, -1, 1, 1)
+    scaled = (view * (high - low) + low - mean) / std
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def augment(

@@ -129,8 +129,8 @@ def test_a_budget_that_fits_no_benchmark_is_an_error_with_both_numbers(tmp_path)
 
 
 def test_a_strategy_without_weights_says_how_it_is_trained(tmp_path):
-    with pytest.raises(WeightsError, match="cxrzoo pretrain moco-cxr"):
-        evaluate(tmp_path, encoders=["moco-cxr"])
+    with pytest.raises(WeightsError, match="cxrzoo pretrain swav-cxr"):
+        evaluate(tmp_path, encoders=["swav-cxr"])
 
 
 def test_a_bare_module_is_refused_because_its_input_is_unknown(tmp_path):

@@ -18,7 +18,8 @@ from cxrzoo.pretrain import chain, train
 from cxrzoo.zoo.card import read_card
 from cxrzoo.zoo.publish import prepare
 
-CHAIN = "moco-imagenet-then-cxr"
+CHAIN = "simclr-imagenet-then-cxr"
+FIRST = "simclr-imagenet"
 SMALL = ("images_seen=16", "min_px=0", "batch_size=8", "views.size_px=32", "store_px=40",
          "optimiser.warmup_steps=0")  # fmt: skip
 
@@ -45,7 +46,7 @@ def settings_of(*changes: str) -> list[str]:
 
 
 def pretrain(root: Path, output: Path, name: str = CHAIN, status: int = 0, *more: str) -> str:
-    stages = ["", "moco-imagenet:"] if name == CHAIN else [""]
+    stages = ["", f"{FIRST}:"] if name == CHAIN else [""]
     small = settings_of(*(stage + change for stage in stages for change in SMALL))
     words = ["pretrain", name, "--data-root", root, "-o", output,
              "--device", "cpu", "--watch", "none", *small, *more]  # fmt: skip
@@ -63,14 +64,14 @@ def test_a_chain_trains_each_stage_once_into_a_card_that_can_be_published(root, 
         ("natural-pool", "all", False),
         ("cxr-pool", "all", False),
     ]
-    parent = cxrzoo.load(str(tmp_path / "moco-imagenet"))
+    parent = cxrzoo.load(str(tmp_path / FIRST))
     assert parent.weights_sha256 in card.provenance
     encoder = cxrzoo.load(str(directory))
     assert encoder.weights_sha256 != parent.weights_sha256
     assert encoder.exposure("nih14").state == "unknown"
     assert encoder.exposure("chexpert").state == "clean"
-    photographs = "moco on imagenet (natural-pool of Tiny-ImageNet)"
-    assert encoder.card.chain == f"{photographs} -> moco on cxr (cxr-pool)"
+    photographs = "simclr on imagenet (natural-pool of Tiny-ImageNet)"
+    assert encoder.card.chain == f"{photographs} -> simclr on cxr (cxr-pool)"
     assert encoder.card.strategy[0].caution
     assert not encoder.card.strategy[1].caution
     assert f"Caution: {encoder.card.strategy[0].caution}." in (directory / "README.md").read_text()
@@ -186,7 +187,7 @@ def test_a_second_stage_goes_on_from_its_middle(root, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train._Loop, "step", stopped)
     assert "stopped at step 1; run the same command" in pretrain(root, tmp_path / "parts", status=1)
-    assert (tmp_path / "parts" / "moco-imagenet" / "model.safetensors").exists()
+    assert (tmp_path / "parts" / FIRST / "model.safetensors").exists()
     assert not (tmp_path / "parts" / CHAIN).exists()
     monkeypatch.setattr(train._Loop, "step", step)
     pretrain(root, tmp_path / "parts")
@@ -213,7 +214,7 @@ def test_an_encoder_to_start_from_may_be_given_and_the_card_tells_its_whole_stor
     pretrain(root, tmp_path, name, 0, "--init", f"supervised-imagenet={given}", *narrow)
     card = read_card(tmp_path / name)
     assert cxrzoo.load(str(given)).weights_sha256 in card.provenance
-    assert [stage.method for stage in card.strategy] == ["moco", "moco", "barlow"]
+    assert [stage.method for stage in card.strategy] == ["simclr", "simclr", "barlow"]
     assert card.strategy[-1].init == CHAIN
     assert card.license == "cc-by-nc-4.0"
 
@@ -265,7 +266,7 @@ def test_small_images_are_left_out_where_the_recipe_says_so(root, tmp_path):
         ("swav-cxr", ("--set", "method.frozen_steps=2"), "2 leave nothing of a training of 2"),
         ("moco-cxr", ("--pool", "crx=phantom"), "did you mean cxr"),
         ("moco-cxr", ("--init", "nope=x"), "start of moco-cxr"),
-        (CHAIN, ("--set", "moco-imagnet:seed=1"), "did you mean moco-imagenet"),
+        (CHAIN, ("--set", "simclr-imagnet:seed=1"), "did you mean simclr-imagenet"),
         (CHAIN, ("--pool", "cxr=nowhere"), "no folder of that name"),
         ("moco-cxr", ("--device", "gpu"), "expected auto, cpu, cuda"),
         ("moco-cxr", ("--device", "cpu:0"), "expected auto, cpu, cuda"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from cxrzoo.pretrain.layers import (
     freeze_stages,
     freeze_statistics,
     scaled_groups,
+    settle_statistics,
     silence_residual_branches,
 )
 from cxrzoo.zoo.weights import create_backbone
@@ -85,3 +88,48 @@ def test_residual_blocks_begin_as_the_identity(arch, blocks):
 def test_a_network_without_residual_blocks_cannot_silence_them():
     with pytest.raises(RecipeError, match="silent_residuals: the backbone has no residual blocks"):
         silence_residual_branches(create_backbone("densenet121", 3))
+
+
+@pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", "resnet10t"])
+def test_settled_statistics_are_those_of_the_images_and_change_nothing(arch):
+    backbone = create_backbone(arch, 3).eval()
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "bn" in name:  # as a training leaves them
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=draws))
+    images = [torch.rand(8, 3, 64, 64, generator=draws) for _ in range(3)]
+    with torch.inference_mode():
+        before = backbone(images[0])
+    settle_statistics(backbone, images)
+    with torch.inference_mode():
+        assert torch.allclose(backbone(images[0]), before, rtol=1e-3, atol=1e-4 * before.std())
+    seen = []
+    norm = backbone.bn1
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in images:
+            backbone(batch)
+    whole = torch.cat(seen).transpose(0, 1).flatten(1)
+    assert torch.allclose(norm.running_mean, whole.mean(1), atol=1e-4)
+    assert torch.allclose(norm.running_var, whole.var(1, correction=0), rtol=1e-3, atol=1e-6)
+    assert not any(len(m._forward_pre_hooks) for m in backbone.modules() if m is not norm)
+
+
+def test_fine_tuning_begins_with_the_same_network_only_when_statistics_are_settled():
+    backbone = create_backbone("tf_efficientnet_lite0", 3)
+    silence_residual_branches(backbone)
+    images = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def likeness() -> float:
+        with torch.no_grad():
+            still, training = backbone.eval()(images), backbone.train()(images)
+        backbone.eval()
+        still, training = still - still.mean(0), training - training.mean(0)
+        return float(torch.cosine_similarity(still.flatten(), training.flatten(), 0))
+
+    fresh = copy.deepcopy(backbone.state_dict())
+    assert likeness() < 0.9
+    backbone.load_state_dict(fresh)
+    settle_statistics(backbone, [images])
+    assert likeness() > 0.999

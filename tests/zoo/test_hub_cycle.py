@@ -120,6 +120,6 @@ def test_a_zoo_encoder_at_hand_needs_no_hub(tmp_path):
         status, _, err = run(hub, tmp_path, "fetch", "supervised-imagenet@v1")
         assert status == 1
         assert "'supervised-imagenet' has no repository on the Hub" in err
-        status, _, err = run(hub, tmp_path, "fetch", "moco-cxr")
+        status, _, err = run(hub, tmp_path, "fetch", "swav-cxr")
         assert "has no weights yet" in err
         assert hub.requests == []

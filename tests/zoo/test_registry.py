@@ -63,7 +63,7 @@ def test_a_name_near_to_none_is_answered_with_the_first_and_how_many_more():
 def test_at_hand_are_seeds_and_files_that_exist(tmp_path):
     for name in ("supervised-imagenet", "random-init"):
         assert registry.at_hand(*registry.find(name))
-    assert not registry.at_hand(*registry.find("moco-cxr"))
+    assert not registry.at_hand(*registry.find("swav-cxr"))
     assert not registry.at_hand(registry.find("supervised-imagenet")[0], tmp_path)
 
 
