@@ -108,7 +108,9 @@ class Settings(Strict):
     optimiser: Optimiser
     views: Views
     batchnorm: Literal["train", "frozen"] = Field(
-        "train", description="frozen: the statistics of the start are kept"
+        "train",
+        description="frozen: the statistics of the start are kept; those of random weights change "
+        "nothing, and are replaced by the images' at the end, which changes nothing either",
     )
     silent_residuals: bool = Field(
         False,
