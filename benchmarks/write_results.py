@@ -1,9 +1,12 @@
-"""Write the section of results of every encoder's card from records; a maintainer's tool.
+"""Make from the records of ``benchmarks/results`` what is committed with them; a maintainer's tool.
 
-    python benchmarks/write_results.py [benchmarks/results] [--data-root DIR] [--check]
+    python benchmarks/write_results.py [benchmarks/results] --data-root DIR
+    python benchmarks/write_results.py [benchmarks/results] --check
 
-A card of the zoo whose weights have no record there loses its section. ``--check`` writes nothing,
-and exits with 1 when a card does not say what the records do.
+Writes the section of results of every encoder's card, and, in ``scores``, the scores on resamples
+of the test patients, so that intervals come out the same without any dataset at hand. A card whose
+weights have no record there loses its section. ``--check`` writes nothing, and exits with 1 when
+a card does not say what the records do.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import click
 from cxrzoo.cli_shared import DATA_ROOT
 from cxrzoo.evaluation.record import read_records
 from cxrzoo.files import write_atomically
-from cxrzoo.report.cells import Evidence
+from cxrzoo.report.cells import Evidence, keep
+from cxrzoo.report.grid import Grid, measure
 from cxrzoo.report.own import scores_of
 from cxrzoo.zoo import registry
 from cxrzoo.zoo.card import CARD_FILE, split_front_matter
@@ -30,7 +34,9 @@ RESULTS = Path(__file__).parent / "results"
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a card differs.")
 @click.pass_context
 def main(context: click.Context, results: Path, data_root: Path | None, check: bool) -> None:
-    records, evidence = read_records(results), Evidence([results], data_root)
+    grid = measure(read_records(results), Evidence([results], data_root))
+    if not check:
+        keep_scores(grid, results / "scores")
     differ = False
     for card, directory in registry.read_all():
         if card.weights is None or card.weights.sha256 is None:
@@ -38,7 +44,7 @@ def main(context: click.Context, results: Path, data_root: Path | None, check: b
         path = directory / CARD_FILE
         text = path.read_text(encoding="utf-8")
         _, body = split_front_matter(text)
-        scores = scores_of(card.weights.sha256, records, evidence)
+        scores = scores_of(card.weights.sha256, grid)
         made = text.removesuffix(body) + with_section(body, scores)
         if made == text:
             continue
@@ -47,6 +53,16 @@ def main(context: click.Context, results: Path, data_root: Path | None, check: b
         if not check:
             write_atomically(path, made.encode())
     context.exit(check and differ)
+
+
+def keep_scores(grid: Grid, folder: Path) -> None:
+    """Those of the grid, and no others."""
+    kept = {
+        keep(cell.records, column.test_set, cell.scores, folder)
+        for (_, column), cell in grid.cells.items()
+    }
+    for path in set(folder.glob("*.npz")) - kept:
+        path.unlink()
 
 
 if __name__ == "__main__":

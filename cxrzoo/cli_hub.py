@@ -123,13 +123,14 @@ def _scores(results: Path, directory: Path, data_root: Path | None) -> list[Scor
     from cxrzoo.errors import RecordError
     from cxrzoo.evaluation.record import read_records
     from cxrzoo.report.cells import Evidence
+    from cxrzoo.report.grid import measure
     from cxrzoo.report.own import scores_of
     from cxrzoo.zoo.card import read_card
 
     weights = read_card(directory).weights
-    evidence = Evidence([results], data_root)
     digest = weights.sha256 if weights else None
-    found = scores_of(digest, read_records(results), evidence) if digest else []
+    mine = [r for r in read_records(results) if r.spec.encoder.weights_sha256 == digest]
+    found = scores_of(digest, measure(mine, Evidence([results], data_root))) if digest else []
     if not found:
         raise RecordError(f"{results}: no record of the weights in {directory}")
     return found

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cxrzoo.errors import CxrzooError, RecordError, StorageError
+from cxrzoo.errors import CxrzooError, RecordError, StorageError, storage_errors
 from cxrzoo.evaluation.record import (
     BenchmarkSpec,
     Record,
@@ -106,7 +106,11 @@ class Evidence:
 
     def path(self, record: Record) -> Path | None:
         """The file of predictions of ``record``, if there is one."""
-        return self._files.get(Path(record.file_name).with_suffix(".npz").name)
+        return self.file(Path(record.file_name).with_suffix(".npz").name)
+
+    def file(self, name: str) -> Path | None:
+        """The file called ``name`` below the folders of records, if there is one."""
+        return self._files.get(name)
 
 
 def score(
@@ -137,8 +141,33 @@ def score(
         draws = Resamples(answers.patients, resamples, seed)
         scores = [_scores(cell, test_set, evidence, answers, draws) for cell in cells]
     except NotAtHandError as reason:
-        return [from_records(cell, test_set) for cell in cells], str(reason)
+        kept = [_kept(cell, test_set, evidence, (resamples, seed)) for cell in cells]
+        scores = [found for found in kept if found is not None]
+        if len(scores) < len(cells) or len({found.key for found in scores}) > 1:
+            return [from_records(cell, test_set) for cell in cells], str(reason)
     return scores, ""
+
+
+def keep(
+    cell: Sequence[Record],
+    test_set: str,
+    scores: Scores,
+    folder: Path,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Path | None:
+    """Keep an encoder's scores on resamples beside its records, for those who have no labels.
+
+    None where patients were not resampled. Float32: nothing that is shown is so fine.
+    """
+    if not len(scores.resampled):
+        return None
+    path = folder / _kept_name(cell, test_set, (resamples, seed))
+    with storage_errors(path, "the scores"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _packed(scores, "f4", np.savez_compressed))
+    return path
 
 
 def _scores(
@@ -155,6 +184,35 @@ def _scores(
         _write(path, found)
     _check_scores(found, cell, test_set, evidence)
     return found
+
+
+def _kept(
+    cell: Sequence[Record], test_set: str, evidence: Evidence, draws: tuple[int, int]
+) -> Scores | None:
+    """What ``keep`` kept of the same predictions and resamples, if it is there, whole."""
+    path = evidence.file(_kept_name(cell, test_set, draws))
+    if path is None:
+        return None
+    stored = read_predictions(path)
+    try:
+        found = Scores(
+            tuple(_seeds(cell)),
+            stored["observed"].astype(float),
+            stored["resampled"].astype(float),
+            stored["undefined"].astype(int),
+            int(stored["n_patients"]),
+            stored["key"].tobytes().hex(),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise RecordError(f"{path}: no scores on resamples ({error}); delete it") from None
+    if found.observed.shape != (len(cell),) or found.resampled.shape != (draws[0], len(cell)):
+        raise RecordError(f"{path}: not the scores of {len(cell)} records; delete it")
+    _check_scores(found, cell, test_set, evidence)
+    return found
+
+
+def _kept_name(cell: Sequence[Record], test_set: str, draws: tuple[int, int]) -> str:
+    return f"scores-{sha256_of_json([_CACHE_VERSION, test_set, *draws, _of_records(cell)])}.npz"
 
 
 def from_records(cell: Sequence[Record], test_set: str) -> Scores:
@@ -208,8 +266,7 @@ def _check_scores(
 
 
 def _refuse(record: Record, evidence: Evidence, found: str) -> None:
-    path = evidence.path(record)
-    assert path is not None
+    path = evidence.path(record) or Path(record.file_name)
     raise RecordError(
         f"{path.with_suffix('.json')}: its predictions give {found}; the record was altered: "
         "delete it and evaluate again"
@@ -222,8 +279,7 @@ def _refuse(record: Record, evidence: Evidence, found: str) -> None:
 def _cache_file(cell: Sequence[Record], test_set: str, answers: Answers, draws: Resamples) -> Path:
     """Named by everything that the scores follow from."""
     labels = hashlib.sha256(np.ascontiguousarray(answers.labels).tobytes()).hexdigest()
-    of_records = [[r.spec.seed, r.result.get("predictions_sha256")] for r in cell]
-    key = sha256_of_json([_CACHE_VERSION, test_set, labels, draws.key, of_records])
+    key = sha256_of_json([_CACHE_VERSION, test_set, labels, draws.key, _of_records(cell)])
     return cache_dir() / "scores" / key[:2] / f"{key}.npz"
 
 
@@ -239,15 +295,26 @@ def _read(path: Path, cell: Sequence[Record], draws: Resamples) -> Scores | None
 
 def _write(path: Path, scores: Scores) -> None:
     """A cache that cannot be written costs time, not the result."""
+    with contextlib.suppress(StorageError):
+        write_atomically(path, _packed(scores, "f8", np.savez))
+
+
+def _packed(scores: Scores, dtype: str, save: Callable[..., None]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(
+    save(
         buffer,
         observed=scores.observed,
-        resampled=scores.resampled,
+        resampled=scores.resampled.astype(dtype),
         undefined=scores.undefined,
+        n_patients=np.array(scores.n_patients),
+        key=np.frombuffer(bytes.fromhex(scores.key), "u1"),
     )
-    with contextlib.suppress(StorageError):
-        write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _of_records(cell: Sequence[Record]) -> list[list[object]]:
+    """What tells one encoder's predictions in a cell from all others."""
+    return [[r.spec.seed, r.result.get("predictions_sha256")] for r in cell]
 
 
 def _seeds(cell: Sequence[Record]) -> list[int]:

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cxrzoo.data.benchmark import find, list_benchmarks
-from cxrzoo.evaluation.record import Record
-from cxrzoo.report.cells import Evidence
-from cxrzoo.report.grid import measure
+from cxrzoo.report.grid import Grid
 from cxrzoo.report.naming import MARKS
 from cxrzoo.zoo.results import Score
 
 
-def scores_of(
-    weights_sha256: str, records: Sequence[Record], evidence: Evidence | None = None
-) -> list[Score]:
-    """Its scores among some records, in the order of tables; controls are left out.
-
-    Without ``evidence``, intervals are over draws of the budget only.
-    """
-    mine = [
-        r
-        for r in records
-        if r.spec.encoder.weights_sha256 == weights_sha256 and r.spec.control == "none"
-    ]
+def scores_of(weights_sha256: str, grid: Grid) -> list[Score]:
+    """Its scores in a grid, in the order of tables; controls are left out."""
     known = list_benchmarks()
     return [
         Score(
-            benchmark=cell.column.benchmark,
-            title=find(name).title if (name := cell.column.benchmark) in known else name,
-            test_set=cell.column.test_set,
-            budget=cell.column.budget,
-            protocol=cell.column.protocol,
+            benchmark=column.benchmark,
+            title=find(column.benchmark).title if column.benchmark in known else column.benchmark,
+            test_set=column.test_set,
+            budget=column.budget,
+            protocol=column.protocol,
             mean=cell.mean,
             seeds=len(cell.records),
             interval=_bounds(cell.interval.low, cell.interval.high),
             mark=MARKS[cell.exposure],
         )
-        for cell in measure(mine, evidence).cells.values()
-        if cell.mean is not None
+        for (row, column), cell in grid.cells.items()
+        if row.weights_sha256 == weights_sha256
+        and column.control == "none"
+        and cell.mean is not None
     ]
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cxrzoo.errors import RecordError
-from cxrzoo.report.cells import Evidence, score
+from cxrzoo.report.cells import Evidence, NotAtHandError, keep, score
+from cxrzoo.report.statistics import interval
 from tests.report.fabricated import phantom, write
 
 
@@ -81,3 +82,74 @@ def test_predictions_of_another_length_are_refused(tmp_path):
     record = write(tmp_path, table=phantom(40), limit=60, manifest=phantom().manifest_sha256)
     with pytest.raises(RecordError, match=r"its predictions give \(40, \d+\) for \(60, \d+\)"):
         scored(tmp_path, [record])
+
+
+# --- scores kept for those who have no labels -----------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Two encoders whose scores are kept, as they were scored; labels are no longer at hand."""
+    cells = [[write(tmp_path, e, seed=s) for s in range(3)] for e in "ab"]
+    found, _ = scored(tmp_path, *cells)
+    for cell, scores in zip(cells, found, strict=True):
+        path = keep(cell, "test", scores, tmp_path / "scores", resamples=20)
+        assert path is not None
+
+    def absent(self, spec, test_set):
+        raise NotAtHandError("data not at hand")
+
+    monkeypatch.setattr(Evidence, "answers", absent)
+    return cells, found
+
+
+def test_kept_scores_give_the_same_intervals_without_labels(tmp_path, kept):
+    cells, found = kept
+    again, reason = scored(tmp_path, *cells)
+    assert reason == ""
+    for one, other in zip(found, again, strict=True):
+        assert (one.seeds, one.key, one.n_patients) == (other.seeds, other.key, other.n_patients)
+        np.testing.assert_array_equal(one.observed, other.observed)
+        np.testing.assert_allclose(one.resampled, other.resampled, rtol=0, atol=1e-7)
+        mine, theirs = interval(one), interval(other)
+        assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_kept_scores_serve_all_encoders_of_a_column_or_none(tmp_path, kept):
+    cells, _ = kept
+    next((tmp_path / "scores").glob("*.npz")).unlink()
+    scores, reason = scored(tmp_path, *cells)
+    assert reason == "data not at hand"
+    assert [s.key for s in scores] == ["", ""]
+
+
+def test_kept_scores_are_of_those_seeds_and_resamples_only(tmp_path, kept):
+    cells, _ = kept
+    assert scored(tmp_path, cells[0][:2])[1] == "data not at hand"
+    assert scored(tmp_path, cells[0], seed=1)[1] == "data not at hand"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observed": np.full(3, 0.99)}, "its predictions give macro AUROC 0.990000"),
+        ({"observed": np.full(2, 0.5)}, "not the scores of 3 records"),
+        ({"resampled": np.zeros((20, 2))}, "not the scores of 3 records"),
+        ({"key": None}, "no scores on resamples"),
+    ],
+)
+def test_altered_kept_scores_are_refused(tmp_path, kept, change, message):
+    cells, _ = kept
+    for path in (tmp_path / "scores").glob("*.npz"):
+        with np.load(path) as stored:
+            arrays = {**stored, **change}
+        np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    with pytest.raises(RecordError, match=message):
+        scored(tmp_path, *cells)
+
+
+def test_scores_over_seeds_only_are_not_kept(tmp_path):
+    record = write(tmp_path, manifest="9" * 64)
+    (found,), _ = scored(tmp_path, [record])
+    assert keep([record], "test", found, tmp_path / "scores") is None
+    assert not (tmp_path / "scores").exists()

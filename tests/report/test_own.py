@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from cxrzoo import resources
 from cxrzoo.evaluation.record import read_records
 from cxrzoo.report.cells import Evidence
+from cxrzoo.report.grid import measure
 from cxrzoo.report.own import scores_of
 from cxrzoo.zoo import registry
 from tests.report.fabricated import write
@@ -30,7 +31,8 @@ def test_only_the_encoders_own_records_count_and_no_control(tmp_path):
         write(tmp_path, "other", weights="8" * 64, seed=seed)
         write(tmp_path, "mine", weights=WEIGHTS, seed=seed, control="shuffled-labels")
     records = read_records(tmp_path)
-    (score,) = scores_of(WEIGHTS, records, Evidence([tmp_path]))
+    grid = measure(records, Evidence([tmp_path]))
+    (score,) = scores_of(WEIGHTS, grid)
     own = [
         r.result["tests"]["test"]["macro"]["auroc"]
         for r in records
@@ -40,7 +42,7 @@ def test_only_the_encoders_own_records_count_and_no_control(tmp_path):
     assert (score.seeds, score.budget, score.mark) == (3, 20, "")
     assert score.interval is not None
     assert score.interval[0] < score.mean < score.interval[1]
-    assert scores_of("9" * 64, records) == []
+    assert scores_of("9" * 64, grid) == []
 
 
 def test_the_tool_writes_cards_once_and_finds_those_that_differ(tmp_path, tool, monkeypatch):
@@ -63,7 +65,20 @@ def test_the_tool_writes_cards_once_and_finds_those_that_differ(tmp_path, tool, 
     assert path.read_text().count("| phantom") == 1
     assert registry.find("random-init")[0].weights.sha256 == digest
     assert run("--check") == (0, "")
+    assert len(list((results / "scores").glob("*.npz"))) == 1
     shutil.rmtree(results)
     write(results, "other", weights=WEIGHTS)
     assert run() == (0, "random-init: 0 results\n")
     assert "| phantom" not in path.read_text()
+
+
+def test_scores_of_records_that_are_gone_are_not_kept(tmp_path, tool):
+    for seed in range(2):
+        write(tmp_path, "mine", seed=seed)
+    folder = tmp_path / "scores"
+    tool.keep_scores(measure(read_records(tmp_path), Evidence([tmp_path])), folder)
+    before = set(folder.iterdir())
+    write(tmp_path, "mine", seed=2)
+    tool.keep_scores(measure(read_records(tmp_path), Evidence([tmp_path])), folder)
+    assert len(before) == len(set(folder.iterdir())) == 1
+    assert before != set(folder.iterdir())
