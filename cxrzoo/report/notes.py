@@ -12,7 +12,7 @@ from cxrzoo.report.pairing import pixel_versions
 
 def footnotes(records: Sequence[Record]) -> list[str]:
     """Why scores are marked, then each benchmark's own warnings; each once."""
-    notes = [*_exposure_notes(records), *_cautions(records)]
+    notes = [*_exposure_notes(records), *cautions(records)]
     by_benchmark: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_benchmark[record.spec.benchmark.name].append(record)
@@ -39,7 +39,7 @@ def _exposure_notes(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _cautions(records: Sequence[Record]) -> list[str]:
+def cautions(records: Sequence[Record]) -> list[str]:
     """What the cards say that a reader must know of the training data, once for all encoders."""
     encoders: dict[str, dict[str, None]] = defaultdict(dict)
     for record in records:

@@ -93,7 +93,11 @@ def _record(
                 "control": changes.get("control", "none"),
             }
         ),
-        {"notes": [], "exposure": {"state": changes.get("exposure", "clean"), "reason": "why"}},
+        {
+            "notes": [],
+            "exposure": {"state": changes.get("exposure", "clean"), "reason": "why"},
+            "stages": changes.get("stages", []),
+        },
         {"status": "ok", "tests": tests},
         {"seconds": changes.get("seconds", 2.0) * (30 if seed == 0 else 1)},
         {"device": changes.get("device", "cpu"), "threads": 2},
@@ -157,6 +161,23 @@ def test_many_encoders_have_bars_side_by_side_that_are_the_grids_intervals():
         np.testing.assert_allclose(line(axes, encoder)[0], [100, 1000, FULL], rtol=0.2)
     at_100 = [line(axes, r.label)[0][0] for r in grid.rows]
     assert len(set(at_100)) == 6
+
+
+def test_no_bar_is_outside_its_panel_however_near_the_budgets_are():
+    few = records([*ANCHORED, "e", "f", "g", "h"], budgets=(50, 100, 250))
+    for axes in panels(figures.draw(measure(few))["label-efficiency-linear-v1"]).values():
+        low, high = axes.get_xlim()
+        for encoder in [*ANCHORED, "e", "f", "g", "h"]:
+            x, _ = line(axes, encoder)
+            assert 1.03 * low < x.min()  # room for a marker
+            assert 1.03 * x.max() < high
+
+
+def test_what_must_be_known_of_training_data_is_in_the_captions():
+    stage = {"method": "moco", "data": "imagenet", "init": "random", "caution": "a stand-in"}
+    known = measure([*records(["c"], stages=[stage]), *records(["d"])])
+    for figure in ("label-efficiency-linear-v1", "ranks-linear-v1"):
+        assert caption(figures.draw(known)[figure]).endswith("c: a stand-in.")
 
 
 def test_beside_the_references_the_best_six_are_drawn_and_the_others_named():

@@ -22,6 +22,7 @@ from cxrzoo.report.figures.style import (
     styles,
 )
 from cxrzoo.report.grid import Cell, Grid, Row
+from cxrzoo.report.notes import cautions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,10 +137,12 @@ def _size(n_panels: int) -> tuple[float, float]:
 def _draw_panel(axes: Axes, curves: Curves, looks: Mapping[Row, Style], banded: bool) -> None:
     sizes = sorted({images(cell) for curve in curves.values() for cell in curve})
     axes.set_xscale("log")
+    shifts = _shifts(sizes, len(curves))
     margin = (sizes[-1] / sizes[0]) ** 0.09 if len(sizes) > 1 else 1.6
+    margin = max(margin, 1.05 * shifts[-1])  # so that no bar is outside
     axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
     ordered = sorted(curves, key=list(looks).index)
-    for row, shift in zip(ordered, _shifts(sizes, len(curves)), strict=True):
+    for row, shift in zip(ordered, shifts, strict=True):
         band = banded and len(curves[row]) > 1
         _draw_curve(axes, curves[row], looks[row], row.label, None if band else shift)
     _mark_budgets(axes, curves)
@@ -229,6 +232,7 @@ def _caption(protocol: str, shown: Sequence[Cell], drawn_as: str, left_out: Sequ
             f"Shown are the references and the best {len(OTHERS)} by mean rank; left out: "
             f"{', '.join(left_out)}."
         )
+    parts += [f"{text}." for text in cautions([r for cell in shown for r in cell.records])]
     return " ".join(parts)
 
 

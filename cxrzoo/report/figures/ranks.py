@@ -15,6 +15,7 @@ from cxrzoo.report.figures.style import (
 )
 from cxrzoo.report.grid import Grid, ProtocolRanks, Row
 from cxrzoo.report.naming import MARKS
+from cxrzoo.report.notes import cautions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,6 +109,8 @@ def _caption(grid: Grid, found: ProtocolRanks, names: dict[str, str]) -> str:
     if left_out:
         listed = ", ".join(names[row.label] for row in left_out)
         parts.append(f"Left out (cells missing, undefined or exposed): {listed}.")
+    ranked = [grid.cells[row, column] for row in found.rows for column in found.columns]
+    parts += [f"{text}." for text in cautions([r for cell in ranked for r in cell.records])]
     return " ".join(parts)
 
 
