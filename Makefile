@@ -2,13 +2,20 @@
 # make test   sets up and runs the tests
 # make lint   ruff, mypy and the citation file
 # make speed  the speed scripts (DATA=folder of images, see the README)
+# make zoo DATA=DIR      trains the encoders of tier lite below encoders/: hours
+# make results DATA=DIR  evaluates the zoo on real radiographs and writes benchmarks/results: hours
 
 PYTHON ?= python3
 BIN := .venv/bin
 export CXRZOO_CACHE ?= $(CURDIR)/.cache
 DATA ?= $(CXRZOO_DATA)
 
-.PHONY: demo test lint speed clean
+TRAINED := moco-imagenet moco-cxr moco-imagenet-then-cxr supervised-imagenet-then-moco-cxr \
+	barlow-cxr supervised-imagenet-then-barlow-cxr
+COMPARED := supervised-imagenet moco-imagenet moco-cxr supervised-imagenet-then-moco-cxr
+LINEAR := --seeds 5 --protocol linear --data-root $(DATA) --output benchmarks/results
+
+.PHONY: demo test lint speed zoo results clean
 
 demo: .venv/installed
 	$(BIN)/cxrzoo eval --benchmark phantom --budget 100 --budget 1000 --seeds 5 --protocol linear \
@@ -34,6 +41,25 @@ speed: .venv/installed-dev
 	$(BIN)/python benchmarks/speed/leaderboard.py
 	$(BIN)/python benchmarks/speed/check.py
 	$(BIN)/python benchmarks/speed/images.py --data-root $(DATA)
+
+# One after the other: each takes both cores. An interrupted one goes on where it stopped.
+zoo: .venv/installed-dev
+	set -e; for name in $(TRAINED); do \
+		$(BIN)/cxrzoo pretrain $$name --data-root $(DATA) --output encoders --watch nlmtb; \
+	done
+
+results: .venv/installed-dev
+	$(BIN)/cxrzoo eval -b kermany $(LINEAR) --budget 50 --budget 100 --budget 250 --budget 500 \
+		--budget 1000 --budget 2500 --budget full
+	$(BIN)/cxrzoo eval -b nih14 $(LINEAR) --budget 50 --budget 100 --budget 250 --budget 500 \
+		--budget 1000 --budget full
+	$(BIN)/cxrzoo eval -b nlmtb -b covid19 $(LINEAR) --budget 50 --budget 100 --budget 250 \
+		--budget full
+	$(BIN)/cxrzoo eval $(COMPARED:%=-e %) -b kermany --budget 100 --budget 1000 \
+		--seeds 3 --protocol finetune --data-root $(DATA) --output benchmarks/results
+	$(BIN)/cxrzoo eval $(COMPARED:%=-e %) -b nlmtb --budget 100 --budget full \
+		--seeds 3 --protocol finetune --data-root $(DATA) --output benchmarks/results
+	$(BIN)/python benchmarks/write_results.py --data-root $(DATA)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
