@@ -25,16 +25,17 @@ def evaluate(tmp_path, **changes):
 
 def test_a_grid_makes_one_valid_record_a_cell(tmp_path):
     records = evaluate(tmp_path, encoders=None, budgets=[20, 40])
-    assert len(records) == 2 * 2 * 2
+    at_hand = set(registry.encoders_at_hand())
+    assert len(records) == len(at_hand) * 2 * 2
     assert {r.run_key for r in cxrzoo.read_records(tmp_path / "runs")} == {
         r.run_key for r in records
     }
-    assert {r.spec.encoder.name for r in records} == {"random-init", "supervised-imagenet"}
+    assert {r.spec.encoder.name for r in records} == at_hand >= {"random-init", "moco-cxr"}
     assert {r.spec.budget.n for r in records} == {20, 40}
 
 
 def test_encoders_share_draws_and_budgets_are_nested(tmp_path):
-    records = evaluate(tmp_path, encoders=None)
+    records = evaluate(tmp_path, encoders=["random-init", "supervised-imagenet"])
     by_seed = {(r.spec.encoder.name, r.spec.seed): r.spec.budget.subset_sha256 for r in records}
     assert by_seed["random-init", 0] == by_seed["supervised-imagenet", 0]
     assert by_seed["random-init", 0] != by_seed["random-init", 1]
