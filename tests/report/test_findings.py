@@ -359,12 +359,15 @@ def test_without_a_tier_an_encoder_plays_no_part():
     assert "encoders of no tier: moco-cxr, supervised-imagenet" in report.left_out
 
 
-def test_without_records_everything_is_undecided_and_says_what_to_do():
+def test_without_records_everything_is_undecided_and_says_what_to_do(monkeypatch):
+    trained = {"supervised-imagenet", "moco-cxr"}
+    monkeypatch.setattr(registry, "at_hand", lambda card, directory: card.name in trained)
     report = assessed([])
     assert [f.verdict for f in report.findings] == ["undecided"] * 3
     text = plain(report)
     assert "cxrzoo pretrain moco-imagenet" in text
     assert "cxrzoo pretrain supervised-imagenet-then-moco-cxr" in text
+    assert "cxrzoo eval -e moco-cxr" in text
     assert "at least 3 more benchmarks of real radiographs, such as" in text
 
 
