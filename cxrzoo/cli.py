@@ -31,6 +31,7 @@ from cxrzoo.cli_shared import (
     OFFLINE,
     REQUIRE_CLEAN,
     WORKERS,
+    budget,
     catalogue,
     complete_names,
     print_rows,
@@ -172,7 +173,7 @@ def eval_command(
     grid = sweep.Sweep(
         encoders=encoders or None,
         benchmarks=benchmarks or None,
-        budgets=[_budget(b) for b in budgets],
+        budgets=[budget(b) for b in budgets],
         protocol=protocols.find(protocol or ("linear" if place.type == "cpu" else "finetune")),
         device=place,
         **settings,
@@ -309,12 +310,3 @@ def _print_plan(planned: list[Any], lines: list[str], as_json: bool) -> None:
     states = [entry.state for entry in planned]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("cached", "missing", "blocked"))
     click.echo("\n".join(["", f"{len(states)} cells: {counts}", *lines]))
-
-
-def _budget(text: str) -> int | str:
-    if text == "full":
-        return text
-    if not text.isdigit() or int(text) == 0:
-        message = f"'{text}' is neither a number of images nor full"
-        raise click.BadParameter(message, param_hint="--budget")
-    return int(text)

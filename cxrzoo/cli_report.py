@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cxrzoo.cli_shared import DATA_ROOT, JSON, REQUIRE_CLEAN
+from cxrzoo.cli_shared import DATA_ROOT, JSON, REQUIRE_CLEAN, budget, complete_names
 
 DIRECTORIES = click.argument(
     "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
@@ -51,6 +51,18 @@ def column_bar(title: str, unit: str = "column") -> Callable[[int, int], None]:
     default="github",
     show_default=True,
 )
+@click.option(
+    "-b",
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    shell_complete=complete_names("benchmarks"),
+    help="Only this; may be repeated, as the next two.",
+)
+@click.option("--budget", "budgets", multiple=True, help="Images, or full.")
+@click.option(
+    "--protocol", "protocols", multiple=True, help="linear, finetune, or a version of them."
+)
 @REQUIRE_CLEAN
 @DATA_ROOT
 @SEED
@@ -58,6 +70,9 @@ def column_bar(title: str, unit: str = "column") -> Callable[[int, int], None]:
 def table_command(
     directories: tuple[Path, ...],
     format_name: str,
+    benchmarks: tuple[str, ...],
+    budgets: tuple[str, ...],
+    protocols: tuple[str, ...],
     require_clean: bool,
     data_root: Path | None,
     seed: int,
@@ -66,16 +81,24 @@ def table_command(
     """Print the records below one or more folders as a table.
 
     Labels and patients come from the benchmarks below --data-root. Where a benchmark is not at
-    hand its intervals are over seeds only, and a note says so.
+    hand its intervals are over seeds only, and a note says so. Of a part of the records, mean
+    ranks are those of that part.
     """
-    from cxrzoo.evaluation.record import read_records
+    from cxrzoo.evaluation import protocol
+    from cxrzoo.evaluation.record import read_records, select
     from cxrzoo.evaluation.verification import tiers
     from cxrzoo.report.cells import Evidence
     from cxrzoo.report.tables import table
 
     submitted = any(True for d in directories for _ in d.rglob("bundle.json"))
-    text = table(
+    chosen = select(
         read_records(directories),
+        benchmarks=benchmarks,
+        budgets=[budget(b) for b in budgets],
+        protocols=[protocol.find(p).name for p in protocols],
+    )
+    text = table(
+        chosen,
         format_name,
         require_clean=require_clean,
         evidence=Evidence(directories, data_root),

@@ -65,3 +65,13 @@ def print_rows(
                 maxcolwidths=widths,
             )
         )
+
+
+def budget(text: str) -> int | str:
+    """A value of ``--budget``: a number of images, or ``full``."""
+    if text == "full":
+        return text
+    if not text.isdigit() or int(text) == 0:
+        message = f"'{text}' is neither a number of images nor full"
+        raise click.BadParameter(message, param_hint="--budget")
+    return int(text)

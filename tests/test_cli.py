@@ -116,6 +116,10 @@ def test_eval_prints_the_table_to_stdout_and_everything_else_to_stderr(tmp_path)
     assert "0 cells computed, 2 already there" in again.stderr
     assert again.stdout == result.stdout
     assert run("table", tmp_path).stdout == result.stdout
+    part = ("-b", "phantom", "--budget", 20, "--protocol", "linear")
+    assert run("table", tmp_path, *part).stdout == result.stdout
+    other = run("table", tmp_path, "--protocol", "finetune", status=1)
+    assert "unknown protocol of these records 'finetune-v1'; did you mean linear-v1" in other.stderr
     entries = json.loads(run("table", tmp_path, "--format", "json").stdout)["entries"]
     assert entries[0]["seeds"] == 2
 

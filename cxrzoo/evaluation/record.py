@@ -11,14 +11,14 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from cxrzoo.errors import RecordError
+from cxrzoo.errors import RecordError, UnknownNameError
 from cxrzoo.files import safe_name, sha256_of_json, write_atomically
 from cxrzoo.schema import Strict, plain_lines
 from cxrzoo.zoo.card import CONFIG_FILE, InputContract
@@ -207,6 +207,42 @@ def read_if_valid(directory: Path, spec: Spec) -> Record | None:
         return None
     intact = record.result["predictions_sha256"] == predictions_sha256(predictions)
     return record if intact and record.run_key == spec.run_key else None
+
+
+def select(
+    records: Sequence[Record],
+    *,
+    benchmarks: Collection[str] = (),
+    budgets: Collection[int | str] = (),
+    protocols: Collection[str] = (),
+) -> list[Record]:
+    """Records of these benchmarks, budgets and protocols; of every one where none is named.
+
+    Raises:
+        UnknownNameError: one that no record is of.
+        RecordError: no record is of all of them.
+    """
+    wanted = {"benchmark": benchmarks, "budget": budgets, "protocol": protocols}
+    kept = list(records)
+    for kind, names in wanted.items():
+        present = {_named(kind, r) for r in records}
+        for name in names:
+            if name not in present:
+                raise UnknownNameError(f"{kind} of these records", str(name), map(str, present))
+        kept = [r for r in kept if not names or _named(kind, r) in names]
+    if not kept:
+        asked = "; ".join(f"{k} {', '.join(map(str, n))}" for k, n in wanted.items() if n)
+        raise RecordError(f"no record is of all of these: {asked}")
+    return kept
+
+
+def _named(kind: str, record: Record) -> int | str:
+    of: dict[str, int | str] = {
+        "benchmark": record.spec.benchmark.name,
+        "budget": record.spec.budget.size,
+        "protocol": record.spec.protocol["name"],
+    }
+    return of[kind]
 
 
 def read_records(directories: Iterable[Path | str] | Path | str) -> list[Record]:

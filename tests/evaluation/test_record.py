@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cxrzoo.errors import RecordError
+from cxrzoo.errors import RecordError, UnknownNameError
 from cxrzoo.evaluation import record
-from cxrzoo.evaluation.record import Spec, read_if_valid, read_record, read_records, write
+from cxrzoo.evaluation.record import Spec, read_if_valid, read_record, read_records, select, write
 
 
 def spec(seed: int = 0, name: str = "tiny") -> Spec:
@@ -141,3 +141,23 @@ def test_a_hundred_thousand_excluded_images_are_one_line_of_a_record():
     assert len(made.model_dump_json()) < 400
     assert made.sha256 != record.ExcludedSpec.of(ids[1:]).sha256
     assert record.ExcludedSpec.of(()) is None
+
+
+def test_records_are_selected_by_benchmark_budget_and_protocol():
+    def of(benchmark: str, size: int | str, protocol: str) -> record.Record:
+        content = spec().model_dump(mode="json")
+        content["benchmark"]["name"] = benchmark
+        content["budget"]["size"] = size
+        content["protocol"]["name"] = protocol
+        return record.seal(Spec.model_validate(content), {}, {"status": "ok"}, {}, {})
+
+    a, b, c = of("a", 100, "linear-v1"), of("a", "full", "linear-v1"), of("b", 100, "finetune-v1")
+    assert select([a, b, c]) == [a, b, c]
+    assert select([a, b, c], benchmarks=["a"]) == [a, b]
+    assert select([a, b, c], budgets=["full", 100], protocols=["linear-v1"]) == [a, b]
+    with pytest.raises(RecordError, match="no record is of all of these: benchmark b; budget full"):
+        select([a, b, c], benchmarks=["b"], budgets=["full"])
+    with pytest.raises(UnknownNameError, match=r"budget of these records '50'; did you mean 100"):
+        select([a, b, c], budgets=[50])
+    with pytest.raises(UnknownNameError, match=r"benchmark of these records 'd'; known: a, b"):
+        select([a, b, c], benchmarks=["a", "d"])
