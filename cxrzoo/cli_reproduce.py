@@ -48,6 +48,7 @@ _ONLY_RUNS = ("output", "device", "workers", "exclude_bad", "dry_run", "offline"
 @click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and how long it would take.")
 @OFFLINE
+@click.option("--brief", is_flag=True, help="Effects and verdicts only.")
 @JSON
 @click.pass_context
 def reproduce_command(
@@ -63,6 +64,7 @@ def reproduce_command(
     output: Path,
     dry_run: bool,
     offline: bool,
+    brief: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -113,7 +115,7 @@ def reproduce_command(
     if as_json:
         click.echo(json.dumps(as_objects(reports), indent=1, ensure_ascii=False))
     else:
-        click.echo("\n\n\n".join(as_text(report) for report in reports))
+        click.echo("\n\n\n".join(as_text(report, brief=brief) for report in reports))
     if failures is not None:
         failures.raise_failures()
 

@@ -34,6 +34,11 @@ def test_records_of_several_folders_are_read_and_judged(tmp_path):
     assert result.stdout.count("\n  Verdict  ") == 3
     assert "Verdict  not supported" in result.stdout
     assert "patients" not in result.stderr
+    brief = run(one, two, "--brief").stdout
+    assert brief.count("\n  Verdict  ") == 3
+    assert "Test  " not in brief
+    assert "Other studies" not in brief
+    assert set(brief.splitlines()) <= set(result.stdout.splitlines())
     (report,) = json.loads(run(one, two, "--json").stdout)
     assert [c["verdict"] for c in report["claims"]] == [
         "not supported",

@@ -26,11 +26,13 @@ _BEARING = {
 }
 
 
-def as_text(report: Report, claims: Claims | None = None) -> str:
-    """One tier's findings."""
+def as_text(report: Report, claims: Claims | None = None, *, brief: bool = False) -> str:
+    """One tier's findings; ``brief`` has each claim's effects and verdict, and no more."""
     claims = claims or load_claims()
-    blocks = [_head(report, claims), *(_finding(f, claims) for f in report.findings)]
-    return "\n\n".join([*blocks, _foot(report, claims)])
+    findings = [_finding(f, claims, brief=brief) for f in report.findings]
+    if brief:
+        return "\n\n".join([_title(report, claims), *findings])
+    return "\n\n".join([_head(report, claims), *findings, _foot(report, claims)])
 
 
 def as_objects(reports: list[Report], claims: Claims | None = None) -> list[dict[str, Any]]:
@@ -55,9 +57,13 @@ def verdict_line(finding: Finding) -> str:
 # Text.
 
 
-def _head(report: Report, claims: Claims) -> str:
+def _title(report: Report, claims: Claims) -> str:
     title = f"The claims of {claims.paper} at tier {report.tier}, protocol {report.protocol}"
-    lines = [title, "=" * len(title)]
+    return f"{title}\n{'=' * len(title)}"
+
+
+def _head(report: Report, claims: Claims) -> str:
+    lines = [_title(report, claims)]
     if report.participants:
         lines.append("Encoders, and the data they were trained on as their cards call them:")
         lines += [_wrapped(_participant(p), "  ") for p in report.participants]
@@ -89,10 +95,11 @@ def _tested(report: Report) -> list[str]:
     return lines
 
 
-def _finding(finding: Finding, claims: Claims) -> str:
+def _finding(finding: Finding, claims: Claims, *, brief: bool) -> str:
     number = [c.id for c in claims.claims].index(finding.claim.id) + 1
     lines = [_wrapped(f"Claim {number}. {finding.claim.sentence}")]
-    lines.append(_field("Test", finding.claim.rule))
+    if not brief:
+        lines.append(_field("Test", finding.claim.rule))
     for part in finding.parts:
         lines += _part(part, several=len(finding.parts) > 1)
     lines.append(_field("Verdict", verdict_line(finding)))
@@ -102,6 +109,8 @@ def _finding(finding: Finding, claims: Claims) -> str:
         places = [f"{label} on {', '.join(names)}" for label, names in finding.unknown.items()]
         text = f"rests on cells (?) where test patients may have been seen: {'; '.join(places)}"
         lines.append(_field("Caution", text))
+    if brief:
+        return "\n".join(lines)
     lines.append("  Other studies")
     lines += [_study(study) for study in finding.claim.studies]
     if finding.claim.studies_note:
