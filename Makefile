@@ -18,7 +18,7 @@ LINEAR := --seeds 5 --protocol linear --data-root $(DATA) --output benchmarks/re
 .PHONY: demo test lint speed zoo results clean
 
 demo: .venv/installed
-	$(BIN)/cxrzoo eval --benchmark phantom --budget 100 --budget 1000 --seeds 5 --protocol linear \
+	$(BIN)/cxrzoo eval --benchmark phantom --budget 100 --budget 1000 --seeds 3 --protocol linear \
 		--output demo
 
 test: .venv/installed-dev

@@ -48,7 +48,7 @@ _ONLY_RUNS = ("output", "device", "workers", "exclude_bad", "dry_run", "offline"
 @click.option("--exclude-bad", is_flag=True, help="Leave bad images out; records will say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and how long it would take.")
 @OFFLINE
-@click.option("--brief", is_flag=True, help="Effects and verdicts only.")
+@click.option("--brief", is_flag=True, help="Only effects over all benchmarks, and verdicts.")
 @JSON
 @click.pass_context
 def reproduce_command(

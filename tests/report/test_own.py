@@ -82,3 +82,19 @@ def test_scores_of_records_that_are_gone_are_not_kept(tmp_path, tool):
     tool.keep_scores(measure(read_records(tmp_path), Evidence([tmp_path])), folder)
     assert len(before) == len(set(folder.iterdir())) == 1
     assert before != set(folder.iterdir())
+
+
+def test_what_a_text_shows_of_commands_is_printed_anew(tool):
+    text = "before\n<!-- output: cxrzoo list protocols -->\nold\n<!-- end of output -->\nafter\n"
+    made = tool.with_outputs(text)
+    assert made.startswith("before\n<!-- output: cxrzoo list protocols -->\n```\n$ cxrzoo list ")
+    assert "linear-v1" in made
+    assert "old" not in made
+    assert made.endswith("```\n\n<!-- end of output -->\nafter\n")
+    assert tool.with_outputs(made) == made
+
+
+def test_cards_and_readme_say_what_the_committed_records_do(tool, monkeypatch):
+    monkeypatch.delenv("CXRZOO_DATA", raising=False)
+    result = CliRunner().invoke(tool.main, ["--check"])
+    assert (result.exit_code, result.output) == (0, "")

@@ -27,7 +27,7 @@ _BEARING = {
 
 
 def as_text(report: Report, claims: Claims | None = None, *, brief: bool = False) -> str:
-    """One tier's findings; ``brief`` has each claim's effects and verdict, and no more."""
+    """One tier's findings; ``brief`` has each claim's effects over benchmarks and verdict."""
     claims = claims or load_claims()
     findings = [_finding(f, claims, brief=brief) for f in report.findings]
     if brief:
@@ -101,7 +101,7 @@ def _finding(finding: Finding, claims: Claims, *, brief: bool) -> str:
     if not brief:
         lines.append(_field("Test", finding.claim.rule))
     for part in finding.parts:
-        lines += _part(part, several=len(finding.parts) > 1)
+        lines += _part(part, several=len(finding.parts) > 1, brief=brief)
     lines.append(_field("Verdict", verdict_line(finding)))
     if finding.remark:
         lines.append(_field("Because", finding.remark))
@@ -118,7 +118,7 @@ def _finding(finding: Finding, claims: Claims, *, brief: bool) -> str:
     return "\n".join(lines)
 
 
-def _part(part: Part, *, several: bool) -> list[str]:
+def _part(part: Part, *, several: bool, brief: bool) -> list[str]:
     key = f"({part.key}) " if several else ""
     verdict = f": {part.verdict}" if several else ""
     lines = [_field("Effect", f"{key}{part.question}{verdict}")]
@@ -126,7 +126,8 @@ def _part(part: Part, *, several: bool) -> list[str]:
         lines.append(_wrapped(part.data, "    ", "      "))
     for effect in part.effects:
         lines.append(_wrapped(f"{effect.name}: {_pooled(effect.pooled)}", "    ", "      "))
-        lines += [_wrapped(_on(one), "      ", "        ") for one in effect.on]
+        if not brief:
+            lines += [_wrapped(_on(one), "      ", "        ") for one in effect.on]
     if not part.effects:
         lines.append("    not measured")
     return lines
