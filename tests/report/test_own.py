@@ -89,7 +89,7 @@ def test_what_a_text_shows_of_commands_is_printed_anew(tool):
     made = tool.with_outputs(text)
     assert made.startswith("before\n<!-- output: cxrzoo list protocols -->\n```\n$ cxrzoo list ")
     assert "linear-v1" in made
-    assert "old" not in made
+    assert "\nold\n" not in made
     assert made.endswith("```\n\n<!-- end of output -->\nafter\n")
     assert tool.with_outputs(made) == made
 
