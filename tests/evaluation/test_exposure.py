@@ -376,7 +376,7 @@ def test_every_encoder_of_the_zoo_is_judged(name):
 
 def test_a_card_that_names_the_data_of_all_stages_need_not_ask_those_it_starts_from():
     fields = {
-        "strategy": [{"method": "moco", "data": "cxr", "init": "moco-imagenet"}],
+        "strategy": [{"method": "moco", "data": "cxr", "init": "swav-imagenet"}],
         "pretraining_data": [{"dataset": "imagenet-1k", "split": "train", "labels_seen": False}],
     }
     card, _ = registry.find("random-init")

@@ -159,6 +159,14 @@ def test_a_gain_that_is_not_largest_at_a_few_thousand_labels_refutes_the_third_c
     ] == ["supported", "supported", "not supported"]
 
 
+@pytest.fixture
+def few_trained(monkeypatch):
+    """What claims ask for, whatever the zoo holds."""
+    trained = {"supervised-imagenet", "moco-cxr"}
+    monkeypatch.setattr(registry, "at_hand", lambda card, directory: card.name in trained)
+
+
+@pytest.mark.usefixtures("few_trained")
 def test_one_kind_of_rival_alone_supports_nothing_and_the_other_is_asked_for():
     finding = assessed(grid({"moco-cxr": -0.02})).findings[0]
     assert finding.verdict == "undecided"
@@ -359,9 +367,8 @@ def test_without_a_tier_an_encoder_plays_no_part():
     assert "encoders of no tier: moco-cxr, supervised-imagenet" in report.left_out
 
 
-def test_without_records_everything_is_undecided_and_says_what_to_do(monkeypatch):
-    trained = {"supervised-imagenet", "moco-cxr"}
-    monkeypatch.setattr(registry, "at_hand", lambda card, directory: card.name in trained)
+@pytest.mark.usefixtures("few_trained")
+def test_without_records_everything_is_undecided_and_says_what_to_do():
     report = assessed([])
     assert [f.verdict for f in report.findings] == ["undecided"] * 3
     text = plain(report)
