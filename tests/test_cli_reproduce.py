@@ -38,6 +38,8 @@ def test_records_of_several_folders_are_read_and_judged(tmp_path):
     assert brief.count("\n  Verdict  ") == 3
     assert "Test  " not in brief
     assert "Other studies" not in brief
+    assert "kermany" in result.stdout
+    assert "kermany" not in brief
     assert set(brief.splitlines()) <= set(result.stdout.splitlines())
     (report,) = json.loads(run(one, two, "--json").stdout)
     assert [c["verdict"] for c in report["claims"]] == [

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,27 +222,23 @@ def select(
         UnknownNameError: one that no record is of.
         RecordError: no record is of all of them.
     """
-    wanted = {"benchmark": benchmarks, "budget": budgets, "protocol": protocols}
+    wanted: dict[str, tuple[Collection[int | str], Callable[[Record], int | str]]] = {
+        "benchmark": (benchmarks, lambda r: r.spec.benchmark.name),
+        "budget": (budgets, lambda r: r.spec.budget.size),
+        "protocol": (protocols, lambda r: str(r.spec.protocol["name"])),
+    }
+    asked = {kind: one for kind, one in wanted.items() if one[0]}
     kept = list(records)
-    for kind, names in wanted.items():
-        present = {_named(kind, r) for r in records}
+    for kind, (names, of) in asked.items():
+        present = {of(r) for r in records}
         for name in names:
             if name not in present:
                 raise UnknownNameError(f"{kind} of these records", str(name), map(str, present))
-        kept = [r for r in kept if not names or _named(kind, r) in names]
-    if not kept:
-        asked = "; ".join(f"{k} {', '.join(map(str, n))}" for k, n in wanted.items() if n)
-        raise RecordError(f"no record is of all of these: {asked}")
+        kept = [r for r in kept if of(r) in names]
+    if asked and not kept:
+        said = "; ".join(f"{kind} {', '.join(map(str, one[0]))}" for kind, one in asked.items())
+        raise RecordError(f"no record is of all of these: {said}")
     return kept
-
-
-def _named(kind: str, record: Record) -> int | str:
-    of: dict[str, int | str] = {
-        "benchmark": record.spec.benchmark.name,
-        "budget": record.spec.budget.size,
-        "protocol": record.spec.protocol["name"],
-    }
-    return of[kind]
 
 
 def read_records(directories: Iterable[Path | str] | Path | str) -> list[Record]:
