@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cxrzoo import __version__
+from cxrzoo.allocator import keep_freed_memory
 from cxrzoo.cli_data import data_group
 from cxrzoo.cli_hub import convert_command, fetch_command, publish_command
 from cxrzoo.cli_pretrain import pretrain_command
@@ -63,6 +64,7 @@ class _Group(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Chest-X-ray encoders, one per pretraining strategy, compared at fixed label budgets."""
+    keep_freed_memory()
 
 
 for _command in (
