@@ -253,6 +253,13 @@ def test_controls_limits_and_other_protocols_are_left_out_and_named(changes, sai
     assert any(said in text for text in report.left_out)
 
 
+def test_budgets_that_were_not_fixed_in_advance_are_left_out_and_named():
+    fixed = grid({"moco-cxr": 0.0})
+    report = assessed([*fixed, *grid({"moco-cxr": 0.5}, budgets=(50,))])
+    assert "24 records of budget 50 (not among those fixed for the claims)" in report.left_out
+    assert as_objects([report])[0]["claims"] == as_objects([assessed(fixed)])[0]["claims"]
+
+
 def test_a_protocol_can_be_asked_for():
     assert verdicts(grid({"moco-cxr": 0.05}, protocol="finetune-v1"), protocol="finetune-v1")[
         0

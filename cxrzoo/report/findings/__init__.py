@@ -108,6 +108,8 @@ def _why_not(record: Record, protocol: str, catalogue: Catalogue) -> str:
         return f"control {spec.control}"
     if spec.benchmark.limit is not None:
         return f"{spec.benchmark.name} with --limit (a quick look)"
+    if spec.budget.size not in catalogue.claims.budgets:
+        return f"budget {spec.budget.size} (not among those fixed for the claims)"
     name: str = spec.protocol["name"]
     return "" if name == protocol else f"another protocol ({name})"
 
