@@ -15,7 +15,7 @@ TRAINED := moco-imagenet moco-cxr moco-imagenet-then-cxr supervised-imagenet-the
 COMPARED := supervised-imagenet moco-imagenet moco-cxr supervised-imagenet-then-moco-cxr
 LINEAR := --seeds 5 --protocol linear --data-root $(DATA) --output benchmarks/results
 
-.PHONY: demo test lint speed zoo results clean
+.PHONY: demo test lint speed zoo results needs-data clean
 
 demo: .venv/installed
 	$(BIN)/cxrzoo eval --benchmark phantom --budget 100 --budget 1000 --seeds 3 --protocol linear \
@@ -43,12 +43,12 @@ speed: .venv/installed-dev
 	$(BIN)/python benchmarks/speed/images.py --data-root $(DATA)
 
 # One after the other: each takes both cores. An interrupted one goes on where it stopped.
-zoo: .venv/installed-dev
+zoo: needs-data .venv/installed-dev
 	set -e; for name in $(TRAINED); do \
 		$(BIN)/cxrzoo pretrain $$name --data-root $(DATA) --output encoders --watch nlmtb; \
 	done
 
-results: .venv/installed-dev
+results: needs-data .venv/installed-dev
 	$(BIN)/cxrzoo eval -b kermany $(LINEAR) --budget 50 --budget 100 --budget 250 --budget 500 \
 		--budget 1000 --budget 2500 --budget full
 	$(BIN)/cxrzoo eval -b nih14 $(LINEAR) --budget 50 --budget 100 --budget 250 --budget 500 \
@@ -60,6 +60,9 @@ results: .venv/installed-dev
 	$(BIN)/cxrzoo eval $(COMPARED:%=-e %) -b nlmtb --budget 100 --budget full \
 		--seeds 3 --protocol finetune --data-root $(DATA) --output benchmarks/results
 	$(BIN)/python benchmarks/write_results.py --data-root $(DATA)
+
+needs-data:
+	@test -d "$(DATA)" || { echo "DATA=folder of the images is missing, or no folder: '$(DATA)'" >&2; exit 2; }
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
